@@ -1,0 +1,85 @@
+//! Time, as a value that is passed in, so that a test can run a year in a second.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+pub use tokio::time::Instant;
+
+/// Where a part of the program asks what time it is.
+///
+/// Monotonic time is tokio's, which a test can pause and advance; wall time is the system's, or in a
+/// simulation it moves with the monotonic one.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    Simulated { started: Instant, at: SystemTime },
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// The machine's own clocks.
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A wall clock that stood at `at` when it was made and moves only as tokio's clock does.
+    pub fn simulated(at: SystemTime) -> Self {
+        Self(Source::Simulated { started: Instant::now(), at })
+    }
+
+    /// Monotonic time: for durations, deadlines and leases.
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Wall time: for what people and other machines read.
+    #[allow(clippy::disallowed_methods, reason = "the one place that asks the system")]
+    pub fn wall(&self) -> SystemTime {
+        match &self.0 {
+            Source::System => SystemTime::now(),
+            Source::Simulated { started, at } => *at + started.elapsed(),
+        }
+    }
+
+    /// Wall time as seconds since 1970, as metrics have it.
+    pub fn unix_seconds(&self) -> f64 {
+        unix(self.wall())
+    }
+}
+
+/// Seconds since 1970; 0 for a clock that stands before that.
+pub fn unix(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+/// A duration for people: `850ms`, `42s`, `3m12s`, `2h05m`.
+pub fn human(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{}ms", duration.as_millis()),
+        1..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        for (seconds, text) in [(0.85, "850ms"), (42.0, "42s"), (192.0, "3m12s"), (7500.0, "2h05m")] {
+            assert_eq!(human(Duration::from_secs_f64(seconds)), text);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_simulated_year_passes_at_once() {
+        let clock = Clock::simulated(UNIX_EPOCH);
+        tokio::time::sleep(Duration::from_secs(365 * 86_400)).await;
+        assert_eq!(clock.unix_seconds().round(), 365.0 * 86_400.0);
+    }
+}

@@ -1,0 +1,133 @@
+//! Readiness: not ready is a named guard that somebody holds; and what each part says of itself.
+
+use crate::clock::{self, Clock, Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+/// What `/readyz`, `/startupz` and `/status` read. Cheap to clone.
+#[derive(Clone)]
+pub struct Health {
+    state: Arc<Mutex<State>>,
+    clock: Clock,
+}
+
+struct State {
+    pending: BTreeMap<&'static str, Pending>,
+    draining: bool,
+    notes: BTreeMap<&'static str, serde_json::Value>,
+}
+
+struct Pending {
+    since: Instant,
+    abandoned: bool,
+}
+
+/// While it lives, the process is not ready. Dropping it is not success: only [`Guard::done`] releases.
+#[must_use = "a guard that is dropped stays listed as abandoned"]
+pub struct Guard {
+    name: &'static str,
+    health: Health,
+    done: bool,
+}
+
+/// Why the process is not ready: one text per reason, sorted.
+pub type NotReady = Vec<String>;
+
+// === impl Health ===
+
+impl Health {
+    pub fn new(clock: Clock) -> Self {
+        let state = State { pending: BTreeMap::new(), draining: false, notes: BTreeMap::new() };
+        Self { state: Arc::new(Mutex::new(state)), clock }
+    }
+
+    /// The process is not ready until the guard is done.
+    pub fn until(&self, name: &'static str) -> Guard {
+        let pending = Pending { since: self.clock.now(), abandoned: false };
+        self.lock().pending.insert(name, pending);
+        Guard { name, health: self.clone(), done: false }
+    }
+
+    /// From here on the process is not ready, for good.
+    pub fn drain(&self) {
+        self.lock().draining = true;
+    }
+
+    /// Ready: everything that was waited for is done, and it is not draining.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        if self.lock().draining {
+            return Err(vec!["draining".to_owned()]);
+        }
+        self.started()
+    }
+
+    /// Started: as ready, but draining does not undo it.
+    pub fn started(&self) -> Result<(), NotReady> {
+        let now = self.clock.now();
+        let waiting: NotReady = self
+            .lock()
+            .pending
+            .iter()
+            .map(|(name, Pending { since, abandoned })| match abandoned {
+                true => format!("{name} (abandoned)"),
+                false => format!("{name} ({})", clock::human(now - *since)),
+            })
+            .collect();
+        if waiting.is_empty() { Ok(()) } else { Err(waiting) }
+    }
+
+    /// A part says what it is doing, for `/status`. Never a secret, never a name that a client chose.
+    pub fn note(&self, part: &'static str, says: serde_json::Value) {
+        self.lock().notes.insert(part, says);
+    }
+
+    /// What every part last said.
+    pub fn notes(&self) -> BTreeMap<&'static str, serde_json::Value> {
+        self.lock().notes.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+// === impl Guard ===
+
+impl Guard {
+    /// What was waited for is there.
+    pub fn done(mut self) {
+        self.done = true;
+        self.health.lock().pending.remove(self.name);
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.done
+            && let Some(pending) = self.health.lock().pending.get_mut(self.name)
+        {
+            pending.abandoned = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_when_every_guard_is_done_and_a_drop_is_not_success() {
+        let health = Health::new(Clock::system());
+        let (gate, listener) = (health.until("gate"), health.until("api"));
+        assert_eq!(health.ready().expect_err("must wait").len(), 2);
+        gate.done();
+        drop(listener);
+        assert_eq!(health.ready(), Err(vec!["api (abandoned)".to_owned()]));
+        health.until("api").done();
+        assert_eq!(health.ready(), Ok(()));
+        health.drain();
+        assert_eq!((health.ready(), health.started()), (Err(vec!["draining".to_owned()]), Ok(())));
+    }
+}

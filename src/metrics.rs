@@ -1,0 +1,93 @@
+//! One registry, passed in; typed helpers so that a part can only make metrics that exist from the start.
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, TextEncoder,
+};
+
+/// What the text format is called in a `Content-Type` header (Prometheus text format 0.0.4).
+pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Seconds, from 50 µs, for work that never leaves the process.
+pub const LOCAL: &[f64] = &[50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 5e-3, 25e-3, 0.1, 1.0];
+/// Seconds, for requests to another machine.
+pub const REMOTE: &[f64] = &[1e-3, 5e-3, 25e-3, 0.1, 0.5, 1.0, 5.0];
+
+/// Where the parts register what they count. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Registry(prometheus::Registry);
+
+// === impl Registry ===
+
+impl Registry {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    pub fn gauge(&self, name: &str, help: &str) -> Gauge {
+        self.add(Gauge::new(name, help))
+    }
+
+    pub fn int_gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    pub fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    }
+
+    pub fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+
+    /// One gauge per state of a closed set: exactly one of them is 1.
+    pub fn states<const N: usize>(&self, name: &str, help: &str, states: [&'static str; N]) -> States<N> {
+        let gauges = self.int_gauges(name, help, &["state"]);
+        let gauges = states.map(|state| (state, gauges.with_label_values(&[state])));
+        States(gauges)
+    }
+
+    /// Every metric in the text format.
+    pub fn text(&self) -> Vec<u8> {
+        let mut page = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.0.gather(), &mut page).expect("a registered metric must encode");
+        page
+    }
+
+    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let collector = made.expect("a metric's name and labels must be valid");
+        self.0.register(Box::new(collector.clone())).expect("a metric must be registered once");
+        collector
+    }
+}
+
+/// A state of a closed set, as one gauge per state.
+#[derive(Clone)]
+pub struct States<const N: usize>([(&'static str, IntGauge); N]);
+
+// === impl States ===
+
+impl<const N: usize> States<N> {
+    /// `state` is 1 and every other one is 0.
+    pub fn set(&self, state: &str) {
+        for (name, gauge) in &self.0 {
+            gauge.set(i64::from(*name == state));
+        }
+    }
+}

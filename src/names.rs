@@ -1,0 +1,87 @@
+//! Names of keys, policies and identities, and the patterns that list them (KES 2025-03-12, by observation).
+//!
+//! A name is 1–80 bytes of `0-9 A-Z a-z - _`, without `-` at either end, and not exactly `_`.
+
+use std::{fmt, sync::Arc};
+
+/// A valid name: safe in a URL path, a file name and a Vault path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Arc<str>);
+
+/// The text is no valid name.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is empty, too long or contains invalid characters (1-80 of 0-9 A-Z a-z - _, no - at either end)")]
+pub struct InvalidName(String);
+
+/// What a list request asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pattern {
+    All,
+    Prefix(String),
+}
+
+const MAX: usize = 80;
+
+// === impl Name ===
+
+impl Name {
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let valid = !text.is_empty() && text.len() <= MAX && within_alphabet(text);
+        if valid { Ok(Self(text.into())) } else { Err(InvalidName(shown(text))) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    /// `*` and the empty text mean all; a trailing `*` stands for any ending.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() || text == "*" {
+            return Some(Self::All);
+        }
+        let prefix = text.strip_suffix('*').unwrap_or(text);
+        let inner = within_alphabet_of_pattern(text, prefix);
+        (text.len() <= MAX && inner).then(|| Self::Prefix(prefix.to_owned()))
+    }
+
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Prefix(prefix) => name.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+fn within_alphabet(text: &str) -> bool {
+    text.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-') && text != "_"
+}
+
+/// The ends of a pattern are those of its whole text, so `key-*` is valid and `key-` is not.
+fn within_alphabet_of_pattern(text: &str, prefix: &str) -> bool {
+    prefix.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-') && text != "_"
+}
+
+fn allowed(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+}
+
+/// What may be shown of a text that a stranger sent.
+fn shown(text: &str) -> String {
+    text.chars().take(MAX).flat_map(char::escape_default).collect()
+}
