@@ -10,7 +10,9 @@ pub struct Name(Arc<str>);
 
 /// The text is no valid name.
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is empty, too long or contains invalid characters (1-80 of 0-9 A-Z a-z - _, no - at either end)")]
+#[error(
+    "'{0}' is empty, too long or contains invalid characters (1-80 of 0-9 A-Z a-z - _, no - at either end)"
+)]
 pub struct InvalidName(String);
 
 /// What a list request asks for.

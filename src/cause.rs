@@ -1,0 +1,161 @@
+//! The closed list of causes: why something waits or failed, what to do, and how a process ends on it.
+
+use crate::exit;
+use std::fmt;
+
+macro_rules! causes {
+    ($($variant:ident = $id:literal, $class:ident, $fix:literal;)+) => {
+        /// Why something waits or failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Cause { $(#[doc = $fix] $variant,)+ }
+
+        impl Cause {
+            /// Every cause.
+            pub const ALL: &'static [Cause] = &[$(Cause::$variant,)+];
+
+            /// The stable identifier: in log lines, metric labels and `/status`.
+            pub fn id(self) -> &'static str {
+                match self { $(Cause::$variant => $id,)+ }
+            }
+
+            fn class(self) -> Class {
+                match self { $(Cause::$variant => Class::$class,)+ }
+            }
+
+            /// What a person does about it, where nobody knows better.
+            pub fn usual_fix(self) -> &'static str {
+                match self { $(Cause::$variant => $fix,)+ }
+            }
+        }
+    };
+}
+
+/// What kind of trouble a cause is, which decides the exit code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// May pass by itself, or by somebody's hand elsewhere.
+    Unavailable,
+    /// The key data is not what it must be.
+    Data,
+    /// Somebody refused who we are.
+    Credentials,
+    /// What we were told cannot be right.
+    Settings,
+    /// A file or address of this machine.
+    Machine,
+}
+
+causes! {
+    VaultUninitialised = "vault_uninitialised", Unavailable, "initialise it once: `bao operator init`";
+    VaultSealed = "vault_sealed", Unavailable, "unseal it: `bao operator unseal`, once for each key share needed";
+    VaultUnreachableRefused = "vault_unreachable_refused", Unavailable, "start Vault, or correct KESWARDEN_VAULT_ADDR";
+    VaultUnreachableTimeout = "vault_unreachable_timeout", Unavailable, "look for a hung Vault, a firewall or a NetworkPolicy in between";
+    VaultUnreachableDns = "vault_unreachable_dns", Unavailable, "correct the host name in KESWARDEN_VAULT_ADDR, or the cluster's DNS";
+    VaultUnreachable = "vault_unreachable", Unavailable, "look at the network between here and Vault";
+    VaultTlsUnknownCa = "vault_tls_unknown_ca", Unavailable, "set KESWARDEN_VAULT_CACERT to the PEM file of the CA that signed Vault's certificate";
+    VaultTlsName = "vault_tls_name", Unavailable, "use a name that is in Vault's certificate in KESWARDEN_VAULT_ADDR, or issue the certificate for this name";
+    VaultTlsExpired = "vault_tls_expired", Unavailable, "renew Vault's certificate and send Vault a SIGHUP; check this machine's clock";
+    VaultTlsOther = "vault_tls", Unavailable, "check that the address speaks TLS, and which certificate it shows";
+    VaultPlainHttp = "vault_plain_http", Unavailable, "use https:// in KESWARDEN_VAULT_ADDR";
+    VaultNoLeader = "vault_standby_without_leader", Unavailable, "wait for the election; if it lasts, look at Vault's cluster for lost quorum";
+    VaultRateLimited = "vault_rate_limited", Unavailable, "raise the rate-limit quota that covers this path";
+    VaultUnhealthy = "vault_unhealthy", Unavailable, "read Vault's own log: full audit disk, lost storage or lost quorum look like this";
+    NamespaceMissing = "namespace_missing", Unavailable, "create the namespace, or correct KESWARDEN_VAULT_NAMESPACE";
+    NamespaceSealed = "namespace_sealed", Unavailable, "unseal the namespace: `bao namespace unseal`";
+    NamespaceLocked = "namespace_locked", Unavailable, "unlock the namespace: `bao namespace unlock`";
+    LoginRefused = "login_refused", Credentials, "replace the credentials; a wrong, expired or used-up secret_id all look like this";
+    LoginDenied = "login_denied", Credentials, "check that the auth mount exists, and whether the role is locked out after failed logins (`bao read sys/locked-users`)";
+    CredentialUnreadable = "credential_unreadable", Machine, "make the credential file readable for this process, with the credential in it";
+    TokenDead = "token_dead", Credentials, "give a fresh token: this one is expired, revoked or not of this Vault";
+    PolicyMissing = "policy_missing", Credentials, "add the path to the policy of this role or token";
+    MountMissing = "mount_missing", Unavailable, "enable the K/V engine, or correct KESWARDEN_VAULT_KV_MOUNT";
+    MountVersionMismatch = "mount_version_mismatch", Settings, "set KESWARDEN_VAULT_KV_VERSION=auto, or to the version of the mount";
+    TransitFailed = "transit_failed", Unavailable, "check the transit key: its name, that it is not deleted, and min_decryption_version";
+    StoreUnavailable = "store_unavailable", Unavailable, "make the key directory readable and writable for this process";
+    KeyMissing = "key_missing", Unavailable, "create the key";
+    KeyDeleted = "key_deleted", Unavailable, "undelete it";
+    KeyDestroyed = "key_destroyed", Data, "restore the key from a backup: its data is gone from Vault";
+    KeyMalformed = "key_malformed", Data, "restore the key from a backup; do not overwrite it before you know what it was";
+    KeyReplaced = "key_replaced", Data, "restore the former key: what it sealed opens with nothing else";
+    KeyTransitUnset = "key_transit_unset", Settings, "set KESWARDEN_VAULT_TRANSIT_KEY: the key is wrapped by Vault's transit engine";
+    KeyTestFailed = "key_test_failed", Data, "report this: a key that parses must seal and open";
+    KesUnreachable = "kes_unreachable", Unavailable, "start KES, or correct MINIO_KMS_KES_ENDPOINT; when that is keswarden's own address, set MINIO_KMS_KES_CAPATH to the ca.crt in KESWARDEN_RUN_DIR";
+    KesTls = "kes_tls", Unavailable, "set MINIO_KMS_KES_CAPATH to the CA of KES's certificate, or issue it for this name";
+    KesNoCertificate = "kes_identity_unknown", Credentials, "give the API key, or the client certificate and key, that MinIO uses";
+    KesDenied = "kes_denied", Credentials, "allow MinIO's identity these paths in KES's policy";
+    KesKeyMissing = "kes_key_missing", Unavailable, "create the key: `kes key create`";
+    KesBackendDown = "kes_backend_down", Unavailable, "look at what KES stores its keys in; its error log names the reason";
+    KesRoundTripFailed = "kes_round_trip_failed", Data, "do not start MinIO: KES does not open what it has just sealed";
+    MinioEnvIncomplete = "minio_env_incomplete", Settings, "complete MINIO_KMS_KES_*: MinIO would not start with this either";
+    MinioEnvConflict = "minio_env_conflict", Settings, "remove one of them: MinIO would not start with this either";
+    MinioEnvUnreadable = "minio_env_unreadable", Unavailable, "wait for the file to be written, or correct KESWARDEN_MINIO_ENV_FILE";
+    CannotBind = "cannot_bind", Machine, "stop what holds the address, or choose another";
+    RunDirUnusable = "run_dir_unusable", Machine, "make KESWARDEN_RUN_DIR writable for this process";
+}
+
+/// A cause, with what was seen and what to do here. Holds no secret: it is printed, logged and served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub cause: Cause,
+    /// What was tried, on what, and what was seen, in the peer's own words.
+    pub seen: String,
+    /// What a person does about it.
+    pub fix: String,
+}
+
+// === impl Cause ===
+
+impl Cause {
+    /// A finding with the usual fix.
+    pub fn seen(self, seen: impl Into<String>) -> Finding {
+        Finding { cause: self, seen: seen.into(), fix: self.usual_fix().to_owned() }
+    }
+
+    /// The exit code of a process that ends on this cause.
+    pub fn exit_code(self) -> u8 {
+        match self.class() {
+            Class::Unavailable => exit::UNAVAILABLE,
+            Class::Data => exit::DATA,
+            Class::Credentials => exit::CREDENTIALS,
+            Class::Settings => exit::SETTINGS,
+            Class::Machine => exit::OS,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+// === impl Finding ===
+
+impl Finding {
+    /// The same finding with a better fix.
+    pub fn fix(self, fix: impl Into<String>) -> Self {
+        Self { fix: fix.into(), ..self }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; fix: {}", self.cause, self.seen, self.fix)
+    }
+}
+
+impl std::error::Error for Finding {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_unique_and_fit_a_metric_label() {
+        let mut ids: Vec<_> = Cause::ALL.iter().map(|cause| cause.id()).collect();
+        assert!(ids.iter().all(|id| id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), Cause::ALL.len());
+    }
+}
