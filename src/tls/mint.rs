@@ -1,0 +1,210 @@
+//! The run directory: a CA of our own, our server certificate, and MinIO's client certificate.
+//!
+//! Minted once and reused, since MinIO reads its CA only when it starts. Certificates are renewed with their keys kept,
+//! so that MinIO's identity, which is its public key, never changes. Only `ca.crt`, `client.crt` and `client.key` are for
+//! MinIO; `client.key` is readable for the group, so that MinIO may run as another user of it.
+
+use super::{Error, Pair};
+use crate::identity::{Certificate, Identity};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
+};
+use std::{
+    fs,
+    io::Write,
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::FromDer;
+
+/// The certificates of a run directory.
+pub struct RunDir {
+    dir: PathBuf,
+    /// Names and addresses of the server certificate.
+    names: Vec<String>,
+}
+
+/// How long the CA lives; MinIO must restart to read another.
+const CA_DAYS: i64 = 3650;
+/// How long the other certificates live, and how much must be left before they are made anew.
+const LEAF_DAYS: i64 = 90;
+const RENEW_BEFORE_DAYS: i64 = 30;
+/// Leeway for clocks that differ.
+const BACKDATED: Duration = Duration::hours(1);
+
+// === impl RunDir ===
+
+impl RunDir {
+    /// Names that a client on this machine may use, and `more`.
+    pub fn new(dir: PathBuf, more: &[String]) -> Self {
+        let mut names: Vec<String> = ["127.0.0.1", "::1", "localhost"].map(str::to_owned).into();
+        names.extend_from_slice(more);
+        Self { dir, names }
+    }
+
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.dir.join(file)
+    }
+
+    /// Makes what is missing, and what is about to expire, at `now` (seconds since 1970). True when the server
+    /// certificate is a new one.
+    pub fn ensure(&self, now: i64) -> Result<bool, Error> {
+        fs::create_dir_all(&self.dir).map_err(|error| unwritable(&self.dir, error))?;
+        let now = OffsetDateTime::from_unix_timestamp(now).expect("the wall clock must show a date");
+        let ca_key = self.key("ca.key", 0o600, &rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let ca = Mint { file: "ca.crt", days: CA_DAYS, params: ca_params() };
+        let ca_is_new = self.certificate(&ca, &ca_key, None, now)?;
+        let issuer = Issuer::from_params(&ca.params, &ca_key);
+
+        let server_key = self.key("server.key", 0o600, &rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let server = Mint { file: "server.crt", days: LEAF_DAYS, params: self.server_params()? };
+        let stale = ca_is_new || !self.has_our_names();
+        if stale {
+            let _ = fs::remove_file(self.path(server.file));
+        }
+        let renewed = self.certificate(&server, &server_key, Some(&issuer), now)?;
+
+        let client_key = self.key("client.key", 0o640, &rcgen::PKCS_ED25519)?;
+        let client = Mint { file: "client.crt", days: LEAF_DAYS, params: client_params() };
+        if ca_is_new {
+            let _ = fs::remove_file(self.path(client.file));
+        }
+        self.certificate(&client, &client_key, Some(&issuer), now)?;
+        Ok(renewed)
+    }
+
+    /// Our server certificate, and the CA behind it.
+    pub fn server(&self) -> Result<Pair, Error> {
+        Pair::read(&self.path("server.crt"), &self.path("server.key"))
+    }
+
+    /// The identity of the client certificate that MinIO is given.
+    pub fn client_identity(&self) -> Result<Identity, Error> {
+        let path = self.path("client.crt");
+        let chain = super::read_certificates(&path)?;
+        Certificate::parse(&chain[0])
+            .map(|certificate| certificate.identity)
+            .map_err(|error| Error::Read { path: path.display().to_string(), reason: error.to_string() })
+    }
+
+    /// When the server certificate ends, in seconds since 1970.
+    pub fn server_not_after(&self) -> Option<i64> {
+        self.not_after("server.crt")
+    }
+
+    fn not_after(&self, file: &str) -> Option<i64> {
+        let chain = super::read_certificates(&self.path(file)).ok()?;
+        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&chain[0]).ok()?;
+        Some(parsed.validity().not_after.timestamp())
+    }
+
+    /// The names of the certificate at hand are the names that are wanted.
+    fn has_our_names(&self) -> bool {
+        fs::read_to_string(self.path("server.names")).is_ok_and(|names| names == self.names.join("\n"))
+    }
+
+    fn key(&self, file: &str, mode: u32, kind: &'static rcgen::SignatureAlgorithm) -> Result<KeyPair, Error> {
+        let path = self.path(file);
+        match fs::read_to_string(&path) {
+            Ok(pem) => KeyPair::from_pem(&pem)
+                .map_err(|error| Error::Read { path: path.display().to_string(), reason: error.to_string() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let key = KeyPair::generate_for(kind).expect("a key pair must be made");
+                write(&path, mode, key.serialize_pem().as_bytes())?;
+                Ok(key)
+            }
+            Err(error) => Err(Error::Read { path: path.display().to_string(), reason: error.to_string() }),
+        }
+    }
+
+    /// Signs the certificate unless a good one is there; true when it was signed now.
+    fn certificate(
+        &self,
+        mint: &Mint,
+        key: &KeyPair,
+        issuer: Option<&Issuer<'_, &KeyPair>>,
+        now: OffsetDateTime,
+    ) -> Result<bool, Error> {
+        let limit = now + Duration::days(RENEW_BEFORE_DAYS);
+        if self.not_after(mint.file).is_some_and(|not_after| not_after > limit.unix_timestamp()) {
+            return Ok(false);
+        }
+        let mut params = mint.params.clone();
+        (params.not_before, params.not_after) = (now - BACKDATED, now + Duration::days(mint.days));
+        let certificate = match issuer {
+            None => params.self_signed(key),
+            Some(issuer) => params.signed_by(key, issuer),
+        };
+        let certificate = certificate.expect("our own keys must sign");
+        write(&self.path(mint.file), 0o644, certificate.pem().as_bytes())?;
+        if mint.file == "server.crt" {
+            write(&self.path("server.names"), 0o644, self.names.join("\n").as_bytes())?;
+        }
+        Ok(true)
+    }
+
+    fn server_params(&self) -> Result<CertificateParams, Error> {
+        let mut params = CertificateParams::new(self.names.clone())
+            .map_err(|error| Error::Unusable(rustls::Error::General(format!("{:?}: {error}", self.names))))?;
+        params.distinguished_name = common_name("keswarden");
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        Ok(params)
+    }
+}
+
+/// A certificate to be made.
+struct Mint {
+    file: &'static str,
+    days: i64,
+    params: CertificateParams,
+}
+
+fn ca_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name("keswarden CA of this pod or host");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn client_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name("minio");
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
+
+/// A DNS name or an IP address that a certificate can hold.
+pub fn is_name(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok() || rustls::pki_types::DnsName::try_from(text).is_ok()
+}
+
+/// Writes a file so that readers see the old one or the whole new one.
+pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
+    let new = path.with_extension("new");
+    let result = (|| {
+        let _ = fs::remove_file(&new);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    })();
+    result.map_err(|error| unwritable(path, error))
+}
+
+fn unwritable(path: &Path, error: std::io::Error) -> Error {
+    Error::Write { path: path.display().to_string(), reason: error.to_string() }
+}
