@@ -1,0 +1,111 @@
+//! Keys in memory, for tests: fails when told to.
+
+use crate::{
+    cause::{Cause, Finding},
+    names::Name,
+    secret::Secret,
+    store::{Error, KeyStore},
+};
+use async_trait::async_trait;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// Keys in memory.
+#[derive(Default)]
+pub struct MemoryStore {
+    keys: Mutex<BTreeMap<String, String>>,
+    fault: Mutex<Option<Finding>>,
+    reads: AtomicUsize,
+}
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Every call fails with this, until it is `None`.
+    pub fn fail(&self, fault: Option<Finding>) {
+        *lock(&self.fault) = fault;
+    }
+
+    /// Puts a text under a name, whatever is there.
+    pub fn put(&self, name: &str, text: &str) {
+        lock(&self.keys).insert(name.to_owned(), text.to_owned());
+    }
+
+    pub fn remove(&self, name: &str) {
+        lock(&self.keys).remove(name);
+    }
+
+    /// How often a key was read.
+    pub fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
+    }
+
+    fn check(&self) -> Result<(), Finding> {
+        lock(&self.fault).clone().map_or(Ok(()), Err)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[async_trait]
+impl KeyStore for MemoryStore {
+    fn describe(&self) -> String {
+        "In Memory".to_owned()
+    }
+
+    async fn ready(&self) -> Result<(), Finding> {
+        self.check()
+    }
+
+    async fn get(&self, name: &Name) -> Result<Secret, Error> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        self.check().map_err(Error::Failed)?;
+        let missing =
+            || Error::Missing(Cause::KeyMissing.seen(format!("there is no key '{name}' in memory")));
+        lock(&self.keys).get(name.as_str()).cloned().map(Secret::new).ok_or_else(missing)
+    }
+
+    async fn has_trace(&self, name: &Name) -> Result<bool, Finding> {
+        self.check()?;
+        Ok(lock(&self.keys).contains_key(name.as_str()))
+    }
+
+    async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        self.check().map_err(Error::Failed)?;
+        match lock(&self.keys).entry(name.as_str().to_owned()) {
+            std::collections::btree_map::Entry::Occupied(_) => Err(Error::Exists),
+            std::collections::btree_map::Entry::Vacant(vacant) => {
+                vacant.insert(text.expose().to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    async fn delete(&self, name: &Name) -> Result<(), Error> {
+        self.check().map_err(Error::Failed)?;
+        let missing =
+            || Error::Missing(Cause::KeyMissing.seen(format!("there is no key '{name}' in memory")));
+        lock(&self.keys).remove(name.as_str()).map(drop).ok_or_else(missing)
+    }
+
+    async fn list(&self) -> Result<Vec<String>, Finding> {
+        self.check()?;
+        Ok(lock(&self.keys).keys().cloned().collect())
+    }
+
+    fn how_to_create(&self, _: &Name) -> String {
+        "use `create`".to_owned()
+    }
+}

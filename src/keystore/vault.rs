@@ -1,0 +1,411 @@
+//! Keys in Vault K/V v1 or v2, at KES's paths and in its format; optionally wrapped by the transit engine.
+//!
+//! The field inside the secret is the key's own name. On v2 version 1 is what counts, as for KES: whoever writes a second
+//! version changes nothing. Creation is `cas=0`, and nothing is believed before it was read back.
+
+use crate::{
+    cause::{Cause, Finding},
+    names::Name,
+    secret::Secret,
+    store::{Error, KeyStore},
+    vault::{
+        Client,
+        verdict::{Answer, Asked},
+    },
+};
+use async_trait::async_trait;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::OnceCell;
+use zeroize::Zeroizing;
+
+/// Where in Vault the keys are.
+#[derive(Clone)]
+pub struct Config {
+    /// The mount of the K/V engine, without slashes at its ends.
+    pub mount: String,
+    /// Asked of Vault when absent.
+    pub version: Option<Version>,
+    /// The folder below the mount; may be empty.
+    pub prefix: String,
+    pub transit: Option<Transit>,
+}
+
+/// The transit engine that wraps the keys.
+#[derive(Clone)]
+pub struct Transit {
+    pub mount: String,
+    pub key: String,
+}
+
+/// The version of a K/V mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// Keys in Vault.
+pub struct VaultStore {
+    client: Arc<Client>,
+    config: Config,
+    version: OnceCell<Version>,
+}
+
+/// How often, and how long, a fresh key is looked for: a standby may answer stale (≤ 102 ms seen).
+const READ_BACK_TRIES: u32 = 20;
+const READ_BACK_PAUSE: Duration = Duration::from_millis(100);
+
+// === impl VaultStore ===
+
+impl VaultStore {
+    pub fn new(client: Arc<Client>, config: Config) -> Self {
+        let version = OnceCell::new_with(config.version);
+        Self { client, config, version }
+    }
+
+    /// The version of the mount: as set, or as Vault says.
+    async fn version(&self) -> Result<Version, Finding> {
+        self.version.get_or_try_init(|| self.detect()).await.copied()
+    }
+
+    async fn detect(&self) -> Result<Version, Finding> {
+        let mount = &self.config.mount;
+        let path = format!("sys/internal/ui/mounts/{mount}");
+        let asked = Asked { what: "asking for the version of the K/V mount", path: &path };
+        let answer = self.client.get(&asked, None).await?;
+        if answer.status == 403 {
+            return Err(Cause::MountMissing
+                .seen(format!("there is no mount '{mount}' in Vault {}, or the policy grants nothing below it (403 on {path})", self.client.address()))
+                .fix(format!("enable it: `bao secrets enable -path={mount} -version=2 kv`; or add path \"{}\" {{ capabilities = [\"read\"] }} to the policy", self.policy_path())));
+        }
+        #[derive(Deserialize)]
+        struct Mount {
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            #[serde(default)]
+            r#type: String,
+            #[serde(default)]
+            options: Option<std::collections::HashMap<String, String>>,
+        }
+        let (200, Some(Mount { data })) = (answer.status, answer.json()) else {
+            return Err(self.client.verdict(&asked, &answer));
+        };
+        if data.r#type != "kv" && data.r#type != "generic" {
+            return Err(
+                Cause::MountMissing.seen(format!("the mount '{mount}' is of type '{}', not kv", data.r#type))
+            );
+        }
+        let version = data.options.and_then(|options| options.get("version").cloned());
+        Ok(if version.as_deref() == Some("2") { Version::V2 } else { Version::V1 })
+    }
+
+    fn policy_path(&self) -> String {
+        match self.config.prefix.as_str() {
+            "" => format!("{}/data/*", self.config.mount),
+            prefix => format!("{}/data/{prefix}/*", self.config.mount),
+        }
+    }
+
+    /// `mount[/part]/prefix/name`, of validated segments only.
+    fn path(&self, part: &str, name: &str) -> String {
+        [self.config.mount.as_str(), part, self.config.prefix.as_str(), name]
+            .into_iter()
+            .filter(|segment| !segment.is_empty())
+            .collect::<Vec<_>>()
+            .join("/")
+    }
+
+    async fn read(&self, name: &Name) -> Result<Secret, Error> {
+        let version = self.version().await.map_err(Error::Failed)?;
+        let (part, query) = match version {
+            Version::V1 => ("", None),
+            Version::V2 => ("data", Some("version=1")),
+        };
+        let path = self.path(part, name.as_str());
+        let asked = Asked { what: "reading the key", path: &path };
+        let answer = self.client.get(&asked, query).await.map_err(Error::Failed)?;
+        match answer.status {
+            200 => self.field(version, name, &path, &answer).map_err(Error::Failed),
+            404 => Err(self.absent(version, name, &asked, &answer).await),
+            _ => Err(Error::Failed(self.client.verdict(&asked, &answer))),
+        }
+    }
+
+    /// The text in the field that has the key's own name.
+    fn field(&self, version: Version, name: &Name, path: &str, answer: &Answer) -> Result<Secret, Finding> {
+        let malformed = |what: &str| {
+            Cause::KeyMalformed
+                .seen(format!("the secret at {path} in Vault {} {what}", self.client.address()))
+        };
+        let mut value: Value = answer.json().ok_or_else(|| malformed("is no JSON object"))?;
+        let data = match version {
+            Version::V1 => value.pointer_mut("/data"),
+            Version::V2 => value.pointer_mut("/data/data"),
+        };
+        match data.and_then(|data| data.get_mut(name.as_str())).map(Value::take) {
+            Some(Value::String(text)) => Ok(Secret::new(text)),
+            Some(_) => Err(malformed(&format!("has a field '{name}' that is no text"))),
+            None => Err(malformed(&format!(
+                "has no field '{name}' (KES keeps a key in the field of its own name)"
+            ))),
+        }
+    }
+
+    /// What a 404 means: never there, deleted, destroyed, or trimmed away.
+    async fn absent(&self, version: Version, name: &Name, asked: &Asked<'_>, answer: &Answer) -> Error {
+        let address = self.client.address();
+        let words = answer.errors();
+        if words.iter().any(|word| {
+            word.contains("no handler for route")
+                || word.contains("Invalid path for a versioned")
+                || word.contains("namespace not found")
+        }) {
+            return Error::Failed(self.client.verdict(asked, answer));
+        }
+        let mount = &self.config.mount;
+        let place = self.path("", name.as_str());
+        let inner = place.strip_prefix(&format!("{mount}/")).unwrap_or(&place);
+        let metadata = answer.json::<Value>().and_then(|body| body.pointer("/data/metadata").cloned());
+        if let Some(metadata) = metadata {
+            let destroyed = metadata["destroyed"] == json!(true);
+            return Error::Failed(match destroyed {
+                true => Cause::KeyDestroyed
+                    .seen(format!("version 1 of the key at {place} in Vault {address} was destroyed")),
+                false => Cause::KeyDeleted
+                    .seen(format!(
+                        "version 1 of the key at {place} in Vault {address} was deleted at {}",
+                        metadata["deletion_time"].as_str().unwrap_or("an unknown time")
+                    ))
+                    .fix(format!("undelete it: `bao kv undelete -mount={mount} -versions=1 {inner}`")),
+            });
+        }
+        match version {
+            Version::V2 if self.has_metadata(name).await.unwrap_or(false) => Error::Failed(
+                Cause::KeyDestroyed
+                    .seen(format!("the key at {place} in Vault {address} has a history, but its version 1 is gone"))
+                    .fix("restore version 1's value from a backup: later versions are not what KES or keswarden read; raise max_versions on the mount"),
+            ),
+            _ => Error::Missing(
+                Cause::KeyMissing
+                    .seen(format!("there is no key at {place} in Vault {address}"))
+                    .fix(format!("create it once: {}", self.how_to_create(name))),
+            ),
+        }
+    }
+
+    async fn has_metadata(&self, name: &Name) -> Result<bool, Finding> {
+        let path = self.path("metadata", name.as_str());
+        let asked = Asked { what: "looking for the key's history", path: &path };
+        let answer = self.client.get(&asked, None).await?;
+        match answer.status {
+            200 => Ok(true),
+            404 => Ok(false),
+            _ => Err(self.client.verdict(&asked, &answer)),
+        }
+    }
+
+    async fn write(&self, version: Version, name: &Name, text: &str) -> Result<(), Error> {
+        let (part, body) = match version {
+            Version::V1 => ("", json!({ name.as_str(): text })),
+            Version::V2 => ("data", json!({ "data": { name.as_str(): text }, "options": { "cas": 0 } })),
+        };
+        let path = self.path(part, name.as_str());
+        let asked = Asked { what: "creating the key", path: &path };
+        let answer = self.client.post(&asked, &body).await.map_err(Error::Failed)?;
+        match answer.status {
+            200 | 204 => Ok(()),
+            // A token that may only create is told 403 for a key that is there; the read decides.
+            400 | 403 => match self.read(name).await {
+                Ok(_) => Err(Error::Exists),
+                Err(Error::Failed(finding))
+                    if matches!(finding.cause, Cause::KeyDeleted | Cause::KeyDestroyed) =>
+                {
+                    Err(Error::Failed(finding))
+                }
+                Err(_) => Err(Error::Failed(self.cannot_create(&asked, &answer))),
+            },
+            _ => Err(Error::Failed(self.client.verdict(&asked, &answer))),
+        }
+    }
+
+    fn cannot_create(&self, asked: &Asked<'_>, answer: &Answer) -> Finding {
+        let finding = self.client.verdict(asked, answer);
+        match finding.cause {
+            Cause::PolicyMissing => finding.fix(format!(
+                "add to the policy: path \"{}\" {{ capabilities = [\"create\", \"read\"] }}",
+                asked.path
+            )),
+            _ => finding,
+        }
+    }
+
+    /// Reads until the key is there, and is what was written.
+    async fn read_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        for _ in 0..READ_BACK_TRIES {
+            match self.get(name).await {
+                Ok(stored) if stored.same(text) => return Ok(()),
+                Ok(_) => return Err(Error::Exists),
+                Err(Error::Missing(_)) => tokio::time::sleep(READ_BACK_PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+        let seen = format!(
+            "Vault {} acknowledged the new key '{name}' but does not return it",
+            self.client.address()
+        );
+        Err(Error::Failed(Cause::VaultUnhealthy.seen(seen)))
+    }
+
+    async fn wrap(&self, transit: &Transit, text: &Secret) -> Result<Secret, Finding> {
+        let plaintext = Zeroizing::new(STANDARD.encode(text.expose()));
+        let path = format!("{}/encrypt/{}", transit.mount, transit.key);
+        let asked = Asked { what: "wrapping the key with transit", path: &path };
+        let wrapped = self.transit(&asked, &json!({ "plaintext": *plaintext }), "ciphertext").await?;
+        match is_wrapped(&wrapped) {
+            true => Ok(Secret::new(wrapped.to_string())),
+            false => {
+                Err(Cause::TransitFailed.seen(format!("{path} answered something that is not vault:v…:")))
+            }
+        }
+    }
+
+    async fn unwrap(&self, name: &Name, text: Secret) -> Result<Secret, Finding> {
+        if !is_wrapped(text.expose()) {
+            return Ok(text);
+        }
+        let Some(transit) = &self.config.transit else {
+            return Err(
+                Cause::KeyTransitUnset.seen(format!("the key '{name}' is wrapped by Vault's transit engine"))
+            );
+        };
+        let path = format!("{}/decrypt/{}", transit.mount, transit.key);
+        let asked = Asked { what: "unwrapping the key with transit", path: &path };
+        let plaintext = self.transit(&asked, &json!({ "ciphertext": text.expose() }), "plaintext").await?;
+        let text = STANDARD.decode(plaintext.as_bytes()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        text.map(Secret::new).ok_or_else(|| {
+            Cause::KeyMalformed.seen(format!("what transit unwrapped for the key '{name}' is no text"))
+        })
+    }
+
+    async fn transit(
+        &self,
+        asked: &Asked<'_>,
+        body: &Value,
+        member: &str,
+    ) -> Result<Zeroizing<String>, Finding> {
+        let answer = self.client.post(asked, body).await?;
+        let mut value: Value = match answer.status {
+            200 => answer.json().unwrap_or_default(),
+            _ => return Err(self.client.verdict(asked, &answer)),
+        };
+        match value["data"][member].take() {
+            Value::String(text) => Ok(Zeroizing::new(text)),
+            _ => Err(Cause::TransitFailed.seen(format!("{} answered without '{member}'", asked.path))),
+        }
+    }
+}
+
+/// `vault:v<digits>:`
+fn is_wrapped(text: &str) -> bool {
+    let version = text.strip_prefix("vault:v").and_then(|rest| rest.split_once(':'));
+    version
+        .is_some_and(|(digits, _)| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+#[async_trait]
+impl KeyStore for VaultStore {
+    fn describe(&self) -> String {
+        format!("Vault {}, K/V {}", self.client.address(), self.path("", ""))
+    }
+
+    async fn ready(&self) -> Result<(), Finding> {
+        self.client.unsealed().await?;
+        self.client.logged_in().await?;
+        self.version().await.map(drop)
+    }
+
+    async fn get(&self, name: &Name) -> Result<Secret, Error> {
+        let text = self.read(name).await?;
+        self.unwrap(name, text).await.map_err(Error::Failed)
+    }
+
+    async fn has_trace(&self, name: &Name) -> Result<bool, Finding> {
+        match self.read(name).await {
+            Ok(_) => Ok(true),
+            Err(Error::Failed(finding)) => match finding.cause {
+                Cause::KeyDeleted | Cause::KeyDestroyed | Cause::KeyMalformed | Cause::KeyTransitUnset => {
+                    Ok(true)
+                }
+                _ => Err(finding),
+            },
+            Err(_) if self.version().await? == Version::V2 => self.has_metadata(name).await,
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        let version = self.version().await.map_err(Error::Failed)?;
+        // K/V v1 has no compare-and-set: look first, and read back what is there in the end.
+        if version == Version::V1 && self.has_trace(name).await.map_err(Error::Failed)? {
+            return Err(Error::Exists);
+        }
+        match &self.config.transit {
+            None => self.write(version, name, text.expose()).await?,
+            Some(transit) => {
+                let wrapped = self.wrap(transit, text).await.map_err(Error::Failed)?;
+                self.write(version, name, wrapped.expose()).await?;
+            }
+        }
+        self.read_back(name, text).await
+    }
+
+    async fn delete(&self, name: &Name) -> Result<(), Error> {
+        let version = self.version().await.map_err(Error::Failed)?;
+        self.read(name).await?;
+        let path = self.path(if version == Version::V1 { "" } else { "data" }, name.as_str());
+        let asked = Asked { what: "deleting the key", path: &path };
+        let answer = self.client.delete(&asked).await.map_err(Error::Failed)?;
+        match answer.status {
+            200 | 204 => Ok(()),
+            _ => Err(Error::Failed(self.client.verdict(&asked, &answer))),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<String>, Finding> {
+        let version = self.version().await?;
+        let path = self.path(if version == Version::V1 { "" } else { "metadata" }, "");
+        let asked = Asked { what: "listing the keys", path: &path };
+        let answer = self.client.get(&asked, Some("list=true")).await?;
+        #[derive(Deserialize)]
+        struct Listing {
+            data: Keys,
+        }
+        #[derive(Deserialize)]
+        struct Keys {
+            keys: Vec<String>,
+        }
+        match (answer.status, answer.json()) {
+            (200, Some(Listing { data: Keys { keys } })) => {
+                Ok(keys.into_iter().filter(|key| !key.ends_with('/')).collect())
+            }
+            (404, _) if answer.errors().is_empty() => Ok(Vec::new()),
+            _ => Err(self.client.verdict(&asked, &answer)),
+        }
+    }
+
+    fn how_to_create(&self, name: &Name) -> String {
+        let Config { mount, prefix, .. } = &self.config;
+        let place = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
+        let cas = if self.version.get() == Some(&Version::V1) { "" } else { "-cas=0 " };
+        format!("`keswarden key new | bao kv put {cas}-mount={mount} {place} {name}=-`")
+    }
+
+    async fn keep(&self) {
+        self.client.keep().await;
+    }
+}

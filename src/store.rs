@@ -1,0 +1,63 @@
+//! What a key store can do, and how it fails: the contract between the keyring and whatever holds the keys.
+
+use crate::{cause::Finding, names::Name, secret::Secret};
+use async_trait::async_trait;
+
+/// Why a key store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such key, and no trace of one that the store knows of.
+    #[error("{0}")]
+    Missing(Finding),
+    /// Create: the name is taken. What is stored under it was not touched.
+    #[error("a key of this name exists already")]
+    Exists,
+    /// Anything else; the finding says what a person can do.
+    #[error("{0}")]
+    Failed(Finding),
+}
+
+/// Where keys are kept: opaque text by name. The text is what KES writes.
+#[async_trait]
+pub trait KeyStore: Send + Sync + 'static {
+    /// What it is, for people, for example `Vault https://vault:8200, K/V kv/minio`.
+    fn describe(&self) -> String;
+
+    /// Everything between here and the keys works; the first thing that does not is the finding.
+    async fn ready(&self) -> Result<(), Finding>;
+
+    /// The stored text of a key.
+    async fn get(&self, name: &Name) -> Result<Secret, Error>;
+
+    /// Whether anything shows that a key of this name was ever there.
+    async fn has_trace(&self, name: &Name) -> Result<bool, Finding>;
+
+    /// Creates a key that does not exist, and reads it back: on success every later reader gets `text`.
+    async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error>;
+
+    /// Removes a key, in a way that can be undone where the store has one.
+    async fn delete(&self, name: &Name) -> Result<(), Error>;
+
+    /// The names of all keys, in no order.
+    async fn list(&self) -> Result<Vec<String>, Finding>;
+
+    /// The command that makes, or brings back, a key by hand; for error messages.
+    fn how_to_create(&self, name: &Name) -> String;
+
+    /// Keeps credentials alive; runs until it is dropped.
+    async fn keep(&self) {
+        std::future::pending().await
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// The finding, for those who treat every failure alike.
+    pub fn into_finding(self, otherwise: impl FnOnce() -> Finding) -> Finding {
+        match self {
+            Self::Missing(finding) | Self::Failed(finding) => finding,
+            Self::Exists => otherwise(),
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! The Vault / OpenBao client: what is asked, as whom, and what an answer means.
+//!
+//! Request shapes come from `vaultrs` where it has them right; they are sent over a [`Transport`] of ours, because its
+//! own client follows redirects with the token on them, panics on odd tokens, prints tokens in `Debug` and drops
+//! headers. Whatever a server answers becomes an [`Answer`] or a [`Finding`] here; no foreign error leaves this module.
+
+mod endpoints;
+pub mod lease;
+pub mod login;
+pub mod transport;
+pub mod verdict;
+
+use crate::{
+    cause::{Cause, Finding},
+    clock::Clock,
+    metrics::{self, Registry},
+    secret::Secret,
+};
+use endpoints::{Call, Headers};
+use lease::{Action, Lease};
+use login::Login;
+use prometheus::{Gauge, HistogramVec, IntCounterVec};
+use rustify::endpoint::Endpoint;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use transport::{Transport, Wire};
+use verdict::{Answer, Asked};
+
+/// Where Vault is and who we are.
+#[derive(Clone)]
+pub struct Config {
+    /// `https://host:port`, without a path.
+    pub address: String,
+    /// PEM file or directory; the system's roots when absent.
+    pub ca: Option<PathBuf>,
+    /// Client certificate and key, PEM files.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    pub namespace: Option<String>,
+    /// Namespace of the login; the other one when absent.
+    pub auth_namespace: Option<String>,
+    /// The bound of one request, connecting included.
+    pub timeout: Duration,
+    pub login: Login,
+}
+
+/// A client that logs in when it must. Share it by `Arc`.
+pub struct Client {
+    config: Config,
+    wire: Wire,
+    clock: Clock,
+    session: Mutex<Session>,
+    /// Held while somebody logs in: the others wait and use what it got.
+    logging_in: tokio::sync::Mutex<()>,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Session {
+    token: Option<Arc<Secret>>,
+    lease: Lease,
+    refused: login::Refused,
+}
+
+struct Metrics {
+    requests: HistogramVec,
+    logins: IntCounterVec,
+    token_expiry: Gauge,
+    last_renewal: Gauge,
+    state: metrics::States<4>,
+}
+
+/// What `seal-status` says.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct SealStatus {
+    initialized: bool,
+    sealed: bool,
+    t: u64,
+    progress: u64,
+}
+
+// === impl Client ===
+
+impl Client {
+    pub fn new(config: Config, registry: &Registry, clock: Clock) -> Result<Self, Finding> {
+        let transport = transport::Real::new(&config)?;
+        Ok(Self::over(Arc::new(transport), config, registry, clock))
+    }
+
+    /// A client whose bytes go over `transport`.
+    pub fn over(transport: Arc<dyn Transport>, config: Config, registry: &Registry, clock: Clock) -> Self {
+        Self {
+            wire: Wire::new(config.address.clone(), transport),
+            config,
+            clock,
+            session: Mutex::default(),
+            logging_in: tokio::sync::Mutex::default(),
+            metrics: Metrics::new(registry),
+        }
+    }
+
+    pub fn address(&self) -> &str {
+        &self.config.address
+    }
+
+    /// Reachable, initialised and unsealed.
+    pub async fn unsealed(&self) -> Result<(), Finding> {
+        let result = self.seal_state().await;
+        self.metrics.state.set(match &result {
+            Ok(()) => "unsealed",
+            Err(Finding { cause: Cause::VaultSealed, .. }) => "sealed",
+            Err(Finding { cause: Cause::VaultUninitialised, .. }) => "uninitialised",
+            Err(_) => "unreachable",
+        });
+        result
+    }
+
+    async fn seal_state(&self) -> Result<(), Finding> {
+        let asked = Asked { what: "asking for the seal status", path: "sys/seal-status" };
+        let answer = self.send(&asked, Call::get("sys/seal-status"), &Headers::none()).await?;
+        if answer.status != 200 {
+            return Err(verdict::of(&asked, &self.config, &answer));
+        }
+        let status: SealStatus = answer.json().ok_or_else(|| verdict::not_vault(&self.config, &answer))?;
+        let SealStatus { initialized, sealed, t, progress } = status;
+        let address = &self.config.address;
+        match (initialized, sealed) {
+            (false, _) => Err(Cause::VaultUninitialised.seen(format!("Vault {address} is not initialised"))),
+            (true, true) => Err(Cause::VaultSealed
+                .seen(format!("Vault {address} is sealed (unseal progress {progress} of {t} keys)"))),
+            (true, false) => Ok(()),
+        }
+    }
+
+    /// Logged in: there is a token that Vault takes.
+    pub async fn logged_in(&self) -> Result<(), Finding> {
+        self.token().await.map(drop)
+    }
+
+    /// Sends a request as us. A dead token is replaced once.
+    pub async fn ask(&self, asked: &Asked<'_>, endpoint: impl Endpoint + Clone) -> Result<Answer, Finding> {
+        for attempt in 0..2 {
+            let token = self.token().await?;
+            let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
+            let answer = self.send(asked, endpoint.clone(), &headers).await?;
+            if answer.status != 403 || !self.token_is_dead(&headers).await? {
+                return Ok(answer);
+            }
+            self.forget(&token);
+            if attempt == 1 || !self.config.login.can_repeat() {
+                break;
+            }
+        }
+        Err(Cause::TokenDead.seen(format!(
+            "{} was refused by Vault {}: 403, and it does not know the token any more",
+            asked.what, self.config.address
+        )))
+    }
+
+    /// `GET path`, as us.
+    pub async fn get(&self, asked: &Asked<'_>, query: Option<&'static str>) -> Result<Answer, Finding> {
+        self.ask(asked, Call::get(asked.path).query(query)).await
+    }
+
+    /// `POST path` with a JSON body, as us.
+    pub async fn post(&self, asked: &Asked<'_>, body: &serde_json::Value) -> Result<Answer, Finding> {
+        self.ask(asked, Call::post(asked.path, body)).await
+    }
+
+    /// `DELETE path`, as us.
+    pub async fn delete(&self, asked: &Asked<'_>) -> Result<Answer, Finding> {
+        self.ask(asked, Call::delete(asked.path)).await
+    }
+
+    /// The finding of an answer that is none of those the caller knows what to do with.
+    pub fn verdict(&self, asked: &Asked<'_>, answer: &Answer) -> Finding {
+        verdict::of(asked, &self.config, answer)
+    }
+
+    /// Keeps the token alive: renews it, and logs in anew when that fails. Runs until it is dropped.
+    pub async fn keep(&self) {
+        loop {
+            let action = self.lock().lease.next(self.clock.now());
+            match action {
+                Action::Wait(delay) => tokio::time::sleep(delay).await,
+                Action::Renew => self.renew().await,
+                Action::Login => {
+                    if let Err(finding) = self.login().await {
+                        tracing::warn!(cause = finding.cause.id(), "cannot renew the login: {finding}");
+                        self.lock().lease.failed(self.clock.now());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) {
+        let Some(token) = self.lock().token.clone() else { return };
+        let headers = Headers::with(Some(token), self.config.namespace.clone());
+        let asked = Asked { what: "renewing the token", path: "auth/token/renew-self" };
+        let empty = serde_json::json!({});
+        let sent = self.clock.now();
+        let answer = self.send(&asked, Call::post(asked.path, &empty), &headers).await;
+        let granted = match answer {
+            Ok(answer) if answer.status == 200 => {
+                answer.json::<login::Answered>().map(|answered| answered.auth)
+            }
+            Ok(answer) => {
+                let finding = verdict::of(&asked, &self.config, &answer);
+                tracing::warn!(
+                    cause = finding.cause.id(),
+                    "cannot renew the token, logging in anew: {finding}"
+                );
+                None
+            }
+            Err(finding) => {
+                tracing::warn!(cause = finding.cause.id(), "cannot renew the token: {finding}");
+                None
+            }
+        };
+        let mut session = self.lock();
+        match granted {
+            Some(granted) => {
+                session.lease.renewed(sent, granted.ttl(), granted.renewable);
+                self.metrics.last_renewal.set(self.clock.unix_seconds());
+                self.metrics.expires(&self.clock, granted.ttl());
+            }
+            None => session.lease.renewal_failed(self.clock.now()),
+        }
+    }
+
+    /// The token at hand, or a new one.
+    async fn token(&self) -> Result<Arc<Secret>, Finding> {
+        let held = self.held_token();
+        match held {
+            Some(token) => Ok(token),
+            None => self.login().await,
+        }
+    }
+
+    fn held_token(&self) -> Option<Arc<Secret>> {
+        let session = self.lock();
+        let expired = session.lease.has_expired(self.clock.now());
+        session.token.clone().filter(|_| !expired)
+    }
+
+    /// Logs in, unless somebody else just did.
+    async fn login(&self) -> Result<Arc<Secret>, Finding> {
+        let before = self.lock().token.clone();
+        let _one_at_a_time = self.logging_in.lock().await;
+        let current = self.lock().token.clone();
+        if let Some(token) = current
+            && before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &token))
+        {
+            return Ok(token);
+        }
+        let method = self.config.login.method();
+        let result = self.log_in_once().await;
+        self.metrics.logins.with_label_values(&[method, if result.is_ok() { "ok" } else { "failed" }]).inc();
+        result
+    }
+
+    async fn log_in_once(&self) -> Result<Arc<Secret>, Finding> {
+        let credentials = self.config.login.read()?;
+        self.lock().refused.check(&credentials, self.clock.now())?;
+        let namespace = self.config.auth_namespace.clone().or_else(|| self.config.namespace.clone());
+        let sent = self.clock.now();
+        let granted = match &credentials {
+            login::Credentials::Token(token) => {
+                let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
+                let asked = Asked { what: "looking up the given token", path: "auth/token/lookup-self" };
+                let answer = self.send(&asked, Call::get(asked.path), &headers).await?;
+                login::from_lookup(token.clone(), &answer)
+                    .unwrap_or_else(|| Err(verdict::of(&asked, &self.config, &answer)))?
+            }
+            other => {
+                let (path, body) = other.request();
+                let asked = Asked { what: "logging in", path: &path };
+                let answer =
+                    self.send(&asked, Call::post(&path, &body), &Headers::with(None, namespace)).await?;
+                if answer.status != 200 {
+                    let finding = verdict::of_login(&path, &self.config, &answer);
+                    self.lock().refused.note(&credentials, &answer, &finding, self.clock.now());
+                    return Err(finding);
+                }
+                login::from_login(&answer).ok_or_else(|| verdict::not_vault(&self.config, &answer))?
+            }
+        };
+        let mut session = self.lock();
+        session.token = Some(granted.token.clone());
+        session.lease = Lease::granted(sent, granted.ttl, granted.renewable);
+        self.metrics.expires(&self.clock, granted.ttl);
+        Ok(granted.token)
+    }
+
+    /// After a 403: is it the token (then log in), or the policy (then say so)?
+    async fn token_is_dead(&self, headers: &Headers) -> Result<bool, Finding> {
+        let asked = Asked { what: "looking up the token", path: "auth/token/lookup-self" };
+        let answer = self.send(&asked, Call::get(asked.path), headers).await?;
+        // Without a grant to look itself up a live token is refused in other words than a dead one.
+        Ok(answer.status == 403 && !answer.errors().iter().any(|error| error.contains("1 error occurred")))
+    }
+
+    fn forget(&self, token: &Arc<Secret>) {
+        let mut session = self.lock();
+        if session.token.as_ref().is_some_and(|held| Arc::ptr_eq(held, token)) {
+            session.token = None;
+            session.lease = Lease::default();
+        }
+    }
+
+    async fn send(
+        &self,
+        asked: &Asked<'_>,
+        endpoint: impl Endpoint,
+        headers: &Headers,
+    ) -> Result<Answer, Finding> {
+        let started = self.clock.now();
+        let result = self.wire.send(endpoint, headers).await;
+        let code = match &result {
+            Ok(answer) => answer.status.to_string(),
+            Err(_) => "none".to_owned(),
+        };
+        let elapsed = (self.clock.now() - started).as_secs_f64();
+        self.metrics.requests.with_label_values(&[verdict::operation(asked.path), &code]).observe(elapsed);
+        result.map_err(|failure| verdict::unreachable(asked, &self.config, &failure))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        let metrics = Self {
+            requests: registry.histograms(
+                "keswarden_vault_request_duration_seconds",
+                "How long requests to Vault took, by operation and status",
+                &["op", "code"],
+                metrics::REMOTE,
+            ),
+            logins: registry.counters(
+                "keswarden_vault_login_total",
+                "Logins to Vault",
+                &["method", "outcome"],
+            ),
+            token_expiry: registry.gauge(
+                "keswarden_vault_token_expiry_timestamp_seconds",
+                "When the Vault token expires; 0 when it never does or there is none",
+            ),
+            last_renewal: registry.gauge(
+                "keswarden_vault_token_last_renewal_timestamp_seconds",
+                "When the Vault token was last renewed; 0 when never",
+            ),
+            state: registry.states(
+                "keswarden_vault_state",
+                "What Vault last was, 1 for that state",
+                ["unsealed", "sealed", "uninitialised", "unreachable"],
+            ),
+        };
+        for method in Login::METHODS {
+            for outcome in ["ok", "failed"] {
+                metrics.logins.with_label_values(&[method, outcome]);
+            }
+        }
+        metrics
+    }
+
+    fn expires(&self, clock: &Clock, ttl: Option<Duration>) {
+        self.token_expiry.set(ttl.map_or(0.0, |ttl| clock.unix_seconds() + ttl.as_secs_f64()));
+    }
+}

@@ -1,0 +1,236 @@
+//! How we log in: a token, an AppRole or a Kubernetes service account, from the environment or from files.
+
+use super::verdict::Answer;
+use crate::{
+    cause::{Cause, Finding},
+    clock::{self, Instant},
+    secret::Secret,
+};
+use rustify::endpoint::Endpoint;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use vaultrs::api::auth::{
+    approle::requests::LoginWithApproleRequest, kubernetes::requests::LoginWithKubernetesRequest,
+};
+use zeroize::Zeroizing;
+
+/// A secret that is given, or stands in a file that is read again at every login.
+#[derive(Clone)]
+pub enum Source {
+    Value(Arc<Secret>),
+    File(PathBuf),
+}
+
+/// How to log in.
+#[derive(Clone)]
+pub enum Login {
+    Token(Source),
+    AppRole { mount: String, role_id: Source, secret_id: Source },
+    Kubernetes { mount: String, role: String, jwt: Source },
+}
+
+/// Credentials, read now.
+pub(super) enum Credentials {
+    Token(Arc<Secret>),
+    AppRole { mount: String, role_id: Arc<Secret>, secret_id: Arc<Secret> },
+    Kubernetes { mount: String, role: String, jwt: Arc<Secret> },
+}
+
+/// A token that Vault gave us, or that we were given and Vault knows.
+pub(super) struct Granted {
+    pub(super) token: Arc<Secret>,
+    /// Absent: it never expires.
+    pub(super) ttl: Option<Duration>,
+    pub(super) renewable: bool,
+}
+
+/// The part of a login or renewal answer that we read.
+#[derive(Deserialize)]
+pub(super) struct Answered {
+    pub(super) auth: Auth,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Auth {
+    #[serde(default)]
+    client_token: Zeroizing<String>,
+    #[serde(default)]
+    lease_duration: u64,
+    #[serde(default)]
+    pub(super) renewable: bool,
+}
+
+/// AppRole credentials that Vault refused: five refusals lock a whole role out, so they are not sent again soon.
+#[derive(Default)]
+pub(super) struct Refused(Option<(Fingerprint, Instant, Finding)>);
+
+type Fingerprint = [u8; 32];
+
+/// How long refused credentials rest unless they change: as long as OpenBao's lockout.
+const REST: Duration = Duration::from_secs(15 * 60);
+
+// === impl Login ===
+
+impl Login {
+    /// The labels of every method.
+    pub const METHODS: [&'static str; 3] = ["token", "approle", "kubernetes"];
+
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::Token(_) => Self::METHODS[0],
+            Self::AppRole { .. } => Self::METHODS[1],
+            Self::Kubernetes { .. } => Self::METHODS[2],
+        }
+    }
+
+    /// Whether another login may give another token.
+    pub(super) fn can_repeat(&self) -> bool {
+        !matches!(self, Self::Token(Source::Value(_)))
+    }
+
+    pub(super) fn read(&self) -> Result<Credentials, Finding> {
+        Ok(match self {
+            Self::Token(token) => Credentials::Token(token.read()?),
+            Self::AppRole { mount, role_id, secret_id } => Credentials::AppRole {
+                mount: mount.clone(),
+                role_id: role_id.read()?,
+                secret_id: secret_id.read()?,
+            },
+            Self::Kubernetes { mount, role, jwt } => {
+                Credentials::Kubernetes { mount: mount.clone(), role: role.clone(), jwt: jwt.read()? }
+            }
+        })
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn read(&self) -> Result<Arc<Secret>, Finding> {
+        match self {
+            Self::Value(secret) => Ok(secret.clone()),
+            Self::File(path) => Secret::read(path)
+                .map(Arc::new)
+                .map_err(|error| Cause::CredentialUnreadable.seen(error.to_string())),
+        }
+    }
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    /// The path and body of the login request; `vaultrs` has the shapes.
+    pub(super) fn request(&self) -> (String, serde_json::Value) {
+        fn of(endpoint: &impl Endpoint) -> (String, serde_json::Value) {
+            let body = endpoint.body().ok().flatten().unwrap_or_default();
+            let body = serde_json::from_slice(&Zeroizing::new(body)).unwrap_or_default();
+            (endpoint.path().trim_matches(['/', '\t']).to_owned(), body)
+        }
+        match self {
+            Self::Token(_) => unreachable!("a token must not be sent to a login path"),
+            Self::AppRole { mount, role_id, secret_id } => of(&LoginWithApproleRequest::builder()
+                .mount(mount)
+                .role_id(role_id.expose())
+                .secret_id(secret_id.expose())
+                .build()
+                .expect("every field must be set")),
+            Self::Kubernetes { mount, role, jwt } => of(&LoginWithKubernetesRequest::builder()
+                .mount(mount)
+                .role(role)
+                .jwt(jwt.expose())
+                .build()
+                .expect("every field must be set")),
+        }
+    }
+
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        let Self::AppRole { role_id, secret_id, .. } = self else { return None };
+        let pair =
+            Sha256::new().chain_update(role_id.expose()).chain_update([0]).chain_update(secret_id.expose());
+        Some(pair.finalize().into())
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// Refuses in Vault's stead what Vault refused a while ago.
+    pub(super) fn check(&self, credentials: &Credentials, now: Instant) -> Result<(), Finding> {
+        match &self.0 {
+            Some((refused, at, finding))
+                if credentials.fingerprint().as_ref() == Some(refused) && now < *at + REST =>
+            {
+                let left = clock::human(*at + REST - now);
+                Err(finding.clone().fix(format!(
+                    "{}; the same pair is not sent again for {left}, unless the file changes, lest Vault lock the role out",
+                    Cause::LoginRefused.usual_fix()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Vault answered a login with something other than a token.
+    pub(super) fn note(
+        &mut self,
+        credentials: &Credentials,
+        answer: &Answer,
+        finding: &Finding,
+        now: Instant,
+    ) {
+        if let (400, Cause::LoginRefused, Some(pair)) =
+            (answer.status, finding.cause, credentials.fingerprint())
+        {
+            self.0 = Some((pair, now, finding.clone()));
+        }
+    }
+}
+
+// === impl Auth ===
+
+impl Auth {
+    pub(super) fn ttl(&self) -> Option<Duration> {
+        (self.lease_duration > 0).then(|| Duration::from_secs(self.lease_duration))
+    }
+}
+
+pub(super) fn from_login(answer: &Answer) -> Option<Granted> {
+    let Answered { auth } = answer.json()?;
+    let (ttl, renewable) = (auth.ttl(), auth.renewable);
+    let token = auth.client_token.to_string();
+    (!token.is_empty()).then(|| Granted { token: Arc::new(Secret::new(token)), ttl, renewable })
+}
+
+/// A given token, as `lookup-self` describes it. Nothing when the answer is for the verdict to say.
+pub(super) fn from_lookup(token: Arc<Secret>, answer: &Answer) -> Option<Result<Granted, Finding>> {
+    #[derive(Deserialize)]
+    struct Lookup {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        #[serde(default)]
+        ttl: u64,
+        #[serde(default)]
+        renewable: bool,
+    }
+    match answer.status {
+        200 => {
+            let Lookup { data: Data { ttl, renewable } } = answer.json()?;
+            let ttl = (ttl > 0).then(|| Duration::from_secs(ttl));
+            Some(Ok(Granted { token, ttl, renewable }))
+        }
+        // It lives, but may not look itself up: use it as it is, and say what that costs.
+        403 if answer.errors().iter().any(|error| error.contains("1 error occurred")) => {
+            tracing::warn!(
+                "the token may not look itself up, so its end is unknown: allow read on auth/token/lookup-self"
+            );
+            Some(Ok(Granted { token, ttl: None, renewable: false }))
+        }
+        403 => Some(Err(
+            Cause::TokenDead.seen("Vault does not know the given token (403 on auth/token/lookup-self)")
+        )),
+        _ => None,
+    }
+}
