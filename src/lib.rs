@@ -1,1 +1,31 @@
-
+//! keswarden.
+#![forbid(unsafe_code)]
+pub mod admin;
+pub mod app;
+pub mod cause;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod crypto;
+pub mod exit;
+pub mod gate;
+pub mod health;
+pub mod http;
+pub mod identity;
+pub mod kes;
+pub mod kes_client;
+pub mod keyring;
+pub mod keystore;
+pub mod metrics;
+pub mod names;
+pub mod retry;
+pub mod s3;
+pub mod secret;
+pub mod shutdown;
+pub mod sse;
+pub mod store;
+pub mod telemetry;
+pub mod tls;
+pub mod vault;
+pub mod verifier;
+pub mod version;

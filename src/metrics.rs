@@ -1,8 +1,8 @@
 //! One registry, passed in; typed helpers so that a part can only make metrics that exist from the start.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, TextEncoder,
 };
 
 /// What the text format is called in a `Content-Type` header (Prometheus text format 0.0.4).
@@ -30,6 +30,10 @@ impl Registry {
 
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    pub fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+        self.add(CounterVec::new(Opts::new(name, help), labels))
     }
 
     pub fn gauge(&self, name: &str, help: &str) -> Gauge {

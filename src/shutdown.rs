@@ -1,10 +1,7 @@
 //! How the process ends: a drain that everybody hears of, signals that start it, tasks that are all joined.
 
 use std::future::Future;
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 
 /// Starts the drain. Cheap to clone.
 #[derive(Clone)]

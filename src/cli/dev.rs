@@ -1,0 +1,119 @@
+//! `keswarden dev`: a key store in a local directory, certificates and an API key made on the spot, for trying out.
+
+use super::{block_on, load, run};
+use crate::{config::Inputs, exit, identity::ApiKey, names::Name, secret::Secret, tls::mint};
+use clap::Args;
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Where keys, certificates and the API key are kept
+    #[arg(long, value_name = "DIR", default_value = "keswarden-dev")]
+    dir: PathBuf,
+    /// Name of the default key
+    #[arg(long, value_name = "NAME", default_value = "minio-default-key")]
+    key: String,
+}
+
+/// Marks a directory whose default key was made: it is never made again.
+const MADE: &str = "default-key-was-made";
+
+pub(super) fn main(options: Options) -> u8 {
+    let prepared = match prepare(&options) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            eprintln!("keswarden: cannot set up {}: {error}", options.dir.display());
+            return exit::OS;
+        }
+    };
+    let Prepared { dir, api_key, is_new } = prepared;
+    let settings = match load(inputs(&options, &dir, &api_key, is_new)) {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    eprintln!(
+        "keswarden: this is for trying out: the keys are plain files in {}",
+        dir.join("keys").display()
+    );
+    eprintln!(
+        "keswarden: anybody who can read them can read everything; `keswarden run` keeps them in Vault"
+    );
+    block_on(run(settings, |bound| {
+        let lines = environment(bound.api.port(), &dir, &api_key, &options.key);
+        let exports: String = lines.iter().map(|line| format!("export {line}\n")).collect();
+        let file = dir.join("minio.env");
+        if let Err(error) = mint::write(&file, 0o600, exports.as_bytes()) {
+            eprintln!("keswarden: {error}");
+        }
+        println!(
+            "# MinIO's settings, also in {} (use: . {}; minio server /data)",
+            file.display(),
+            file.display()
+        );
+        print!("{exports}");
+        // From here on the key must be there: a second start opens what the first one sealed, or says why not.
+        let _ = fs::write(dir.join(MADE), "");
+    }))
+}
+
+struct Prepared {
+    dir: PathBuf,
+    api_key: Secret,
+    is_new: bool,
+}
+
+fn prepare(options: &Options) -> io::Result<Prepared> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(options.dir.join("keys"))?;
+    let dir = fs::canonicalize(&options.dir)?;
+    let key_file = dir.join("api.key");
+    let api_key = match Secret::read(&key_file) {
+        Ok(key) => key,
+        Err(_) if !key_file.exists() => {
+            let key = ApiKey::generate().to_text();
+            mint::write(&key_file, 0o600, key.expose().as_bytes()).map_err(io::Error::other)?;
+            key
+        }
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let is_new = !dir.join(MADE).exists() && fs::read_dir(dir.join("keys"))?.next().is_none();
+    Ok(Prepared { dir, api_key, is_new })
+}
+
+/// The process's environment, with what this mode decides.
+fn inputs(options: &Options, dir: &Path, api_key: &Secret, is_new: bool) -> Inputs {
+    let mut inputs = Inputs::of_process(None, Some(options.key.clone()));
+    let ours = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with("KESWARDEN_VAULT_") || name.starts_with("VAULT_") || name.starts_with("MINIO_KMS_")
+    };
+    inputs.environment.retain(|(name, _)| !ours(name));
+    let decided = [
+        ("KESWARDEN_FS_DIR", dir.join("keys").into_os_string()),
+        ("KESWARDEN_RUN_DIR", dir.join("run").into_os_string()),
+        ("KESWARDEN_KEY_CREATE", if is_new { "if-new" } else { "never" }.into()),
+        ("KESWARDEN_API_KEY", api_key.expose().into()),
+    ];
+    for (name, value) in decided {
+        inputs.environment.retain(|(other, _)| other != name);
+        inputs.environment.push((name.into(), value));
+    }
+    if !inputs.environment.iter().any(|(name, _)| name == "KESWARDEN_ADMIN_ADDR") {
+        inputs.environment.push(("KESWARDEN_ADMIN_ADDR".into(), "127.0.0.1:7374".into()));
+    }
+    inputs
+}
+
+fn environment(port: u16, dir: &Path, api_key: &Secret, key: &str) -> [String; 4] {
+    let key = Name::parse(key).map(|name| name.to_string()).unwrap_or_default();
+    [
+        format!("MINIO_KMS_KES_ENDPOINT=\"https://127.0.0.1:{port}\""),
+        format!("MINIO_KMS_KES_API_KEY=\"{}\"", api_key.expose()),
+        format!("MINIO_KMS_KES_CAPATH=\"{}\"", dir.join("run/ca.crt").display()),
+        format!("MINIO_KMS_KES_KEY_NAME=\"{key}\""),
+    ]
+}

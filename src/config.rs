@@ -1,0 +1,367 @@
+//! Settings: the environment, flags and KES's own file in, typed settings or every problem at once out.
+//!
+//! The environment is an argument. A flag wins over the environment, which wins over the file.
+
+pub mod kes_yaml;
+pub mod minio_env;
+mod parse;
+pub mod vars;
+
+use crate::{
+    gate::{self, Create},
+    identity::{ApiKey, Identity},
+    kes, kes_client, keystore,
+    names::Name,
+    s3::Sse,
+    secret::Secret,
+    sse, telemetry, tls,
+    vault::{
+        self,
+        login::{Login, Source},
+    },
+    verifier,
+};
+use minio_env::MinioEnv;
+use parse::Reader;
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+/// Everything that was decided before the program starts.
+pub struct Settings {
+    pub log: telemetry::Level,
+    pub log_format: telemetry::Format,
+    pub store: Store,
+    pub key: Name,
+    pub create: Create,
+    pub gate_timeout: Option<Duration>,
+    pub run_dir: PathBuf,
+    pub tls_names: Vec<String>,
+    pub address: SocketAddr,
+    pub admin_address: SocketAddr,
+    pub identities: Vec<Identity>,
+    pub kes: kes::Config,
+    /// Policies and admin of KES's own file.
+    pub policies: kes::policy::Policies,
+    pub verifier: verifier::Config,
+    pub minio: Minio,
+    pub drain_timeout: Duration,
+    /// Loud, not fatal: what is probably a mistake.
+    pub warnings: Vec<String>,
+}
+
+/// Where the keys are.
+pub enum Store {
+    Vault(Box<(vault::Config, keystore::vault::Config)>),
+    Fs(PathBuf),
+}
+
+/// What is known of MinIO, some of it to be read again while waiting.
+#[derive(Clone)]
+pub struct Minio {
+    pub env: MinioEnv,
+    pub endpoint: Option<String>,
+    pub access_key: Option<Arc<Secret>>,
+    pub secret_key: Option<Arc<Secret>>,
+    pub ca: Option<PathBuf>,
+    pub sse: Option<sse::Config>,
+}
+
+/// One setting that cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The full name, as the operator wrote it.
+    pub name: String,
+    /// Absent for secrets, and for what is not set.
+    pub value: Option<String>,
+    pub reason: String,
+}
+
+/// Every setting that cannot be used.
+#[derive(Debug)]
+pub struct Problems(pub Vec<Problem>);
+
+/// What is read, besides the process's own files.
+pub struct Inputs {
+    pub environment: Vec<(OsString, OsString)>,
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--key`
+    pub key: Option<String>,
+}
+
+// === impl Inputs ===
+
+impl Inputs {
+    /// The process's own environment, with bytes that are not Unicode left in.
+    pub fn of_process(config: Option<PathBuf>, key: Option<String>) -> Self {
+        Self { environment: std::env::vars_os().collect(), config, key }
+    }
+}
+
+/// Reads all settings, or says everything that is wrong with them.
+pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
+    let mut reader = Reader::new(inputs.environment);
+    let file = inputs.config.as_deref().and_then(|path| reader.kes_yaml(path)).unwrap_or_default();
+    let key = reader.key_name(inputs.key);
+    let minio_env = reader.minio_env();
+    let settings = Settings {
+        log: reader.parsed("KESWARDEN_LOG").unwrap_or_default(),
+        log_format: reader.parsed("KESWARDEN_LOG_FORMAT").unwrap_or_default(),
+        store: store(&mut reader, file.store),
+        create: create(&mut reader),
+        gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
+        run_dir: reader.path("KESWARDEN_RUN_DIR").unwrap_or_else(|| "/run/keswarden".into()),
+        tls_names: tls_names(&mut reader),
+        address: reader.parsed("KESWARDEN_ADDR").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7373))),
+        admin_address: reader
+            .parsed("KESWARDEN_ADMIN_ADDR")
+            .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 7374))),
+        identities: identities(&mut reader),
+        kes: kes::Config { allow_delete: reader.switch("KESWARDEN_ALLOW_DELETE").unwrap_or(false) },
+        policies: file.policies,
+        verifier: verifier::Config {
+            interval: reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300)),
+        },
+        minio: minio(&mut reader, minio_env, &key),
+        drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
+        key: key.unwrap_or_else(|| Name::parse("unset").expect("a constant name must be valid")),
+        warnings: Vec::new(),
+    };
+    let (warnings, problems) = reader.finish();
+    let warnings = file.warnings.into_iter().chain(warnings).collect();
+    if problems.is_empty() { Ok(Settings { warnings, ..settings }) } else { Err(Problems(problems)) }
+}
+
+/// A store that stands in while problems are collected; it never leaves this module.
+fn nowhere() -> Store {
+    Store::Fs(PathBuf::new())
+}
+
+fn store(reader: &mut Reader, file: Option<Store>) -> Store {
+    let (dir, address) = (reader.path("KESWARDEN_FS_DIR"), reader.text("KESWARDEN_VAULT_ADDR"));
+    match (dir, address, file) {
+        (Some(_), Some(_), _) => {
+            reader.problem(
+                "KESWARDEN_FS_DIR",
+                None,
+                "is set beside KESWARDEN_VAULT_ADDR: the keys are in one place only",
+            );
+            nowhere()
+        }
+        (Some(dir), None, _) => Store::Fs(dir),
+        (None, Some(address), _) => {
+            let config = vault_config(reader, address);
+            let store = kv_config(reader);
+            match config {
+                Some(config) => Store::Vault(Box::new((config, store))),
+                None => nowhere(),
+            }
+        }
+        (None, None, Some(store)) => store,
+        (None, None, None) => {
+            reader.problem(
+                "KESWARDEN_VAULT_ADDR",
+                None,
+                "is not set, and neither is KESWARDEN_FS_DIR, nor is there a --config with a keystore: where are the keys?",
+            );
+            nowhere()
+        }
+    }
+}
+
+fn vault_config(reader: &mut Reader, address: String) -> Option<vault::Config> {
+    let address = reader.base_url("KESWARDEN_VAULT_ADDR", address);
+    let login = login(reader);
+    Some(vault::Config {
+        ca: reader.path("KESWARDEN_VAULT_CACERT"),
+        client_certificate: reader.pair("KESWARDEN_VAULT_CLIENT_CERT", "KESWARDEN_VAULT_CLIENT_KEY"),
+        namespace: reader.plain("KESWARDEN_VAULT_NAMESPACE"),
+        auth_namespace: reader.plain("KESWARDEN_VAULT_AUTH_NAMESPACE"),
+        timeout: reader.interval("KESWARDEN_VAULT_TIMEOUT", Duration::from_secs(5)),
+        address: address?,
+        login: login?,
+    })
+}
+
+fn kv_config(reader: &mut Reader) -> keystore::vault::Config {
+    use keystore::vault::Version;
+    let version = match reader.text("KESWARDEN_VAULT_KV_VERSION").as_deref() {
+        None | Some("auto") => None,
+        Some("1" | "v1") => Some(Version::V1),
+        Some("2" | "v2") => Some(Version::V2),
+        Some(other) => {
+            reader.problem("KESWARDEN_VAULT_KV_VERSION", Some(other), "is none of auto, 1, 2");
+            None
+        }
+    };
+    let transit = reader.vault_path("KESWARDEN_VAULT_TRANSIT_KEY");
+    let transit_mount =
+        reader.vault_path("KESWARDEN_VAULT_TRANSIT_MOUNT").unwrap_or_else(|| "transit".to_owned());
+    keystore::vault::Config {
+        mount: reader.vault_path("KESWARDEN_VAULT_KV_MOUNT").unwrap_or_else(|| "kv".to_owned()),
+        version,
+        prefix: reader.vault_path("KESWARDEN_VAULT_KV_PREFIX").unwrap_or_default(),
+        transit: transit.map(|key| keystore::vault::Transit { mount: transit_mount, key }),
+    }
+}
+
+/// Exactly one way to log in.
+fn login(reader: &mut Reader) -> Option<Login> {
+    let token = reader.secret("KESWARDEN_VAULT_TOKEN");
+    let role_id = reader.secret("KESWARDEN_VAULT_ROLE_ID");
+    let secret_id = reader.secret("KESWARDEN_VAULT_SECRET_ID");
+    let kubernetes = reader.plain("KESWARDEN_VAULT_KUBERNETES_ROLE");
+    let approle_mount =
+        reader.vault_path("KESWARDEN_VAULT_APPROLE_MOUNT").unwrap_or_else(|| "approle".to_owned());
+    let kubernetes_mount =
+        reader.vault_path("KESWARDEN_VAULT_KUBERNETES_MOUNT").unwrap_or_else(|| "kubernetes".to_owned());
+    let jwt = reader
+        .path("KESWARDEN_VAULT_KUBERNETES_JWT_FILE")
+        .unwrap_or_else(|| "/var/run/secrets/kubernetes.io/serviceaccount/token".into());
+    match (token, role_id, secret_id, kubernetes) {
+        (Some(token), None, None, None) => Some(Login::Token(token)),
+        (None, Some(role_id), Some(secret_id), None) => {
+            Some(Login::AppRole { mount: approle_mount, role_id, secret_id })
+        }
+        (None, None, None, Some(role)) => {
+            Some(Login::Kubernetes { mount: kubernetes_mount, role, jwt: Source::File(jwt) })
+        }
+        (None, Some(_), None, None) => {
+            reader.refuse("KESWARDEN_VAULT_SECRET_ID", "is not set, but KESWARDEN_VAULT_ROLE_ID is")
+        }
+        (None, None, Some(_), None) => {
+            reader.refuse("KESWARDEN_VAULT_ROLE_ID", "is not set, but KESWARDEN_VAULT_SECRET_ID is")
+        }
+        (None, None, None, None) => reader.refuse(
+            "KESWARDEN_VAULT_TOKEN",
+            "is not set, and neither is KESWARDEN_VAULT_ROLE_ID with KESWARDEN_VAULT_SECRET_ID, nor \
+             KESWARDEN_VAULT_KUBERNETES_ROLE: as whom to log in? (each secret may also be a file: NAME_FILE)",
+        ),
+        _ => reader.refuse(
+            "KESWARDEN_VAULT_TOKEN",
+            "more than one way to log in is set: token, AppRole, Kubernetes",
+        ),
+    }
+}
+
+fn create(reader: &mut Reader) -> Create {
+    match reader.text("KESWARDEN_KEY_CREATE").as_deref() {
+        None | Some("never") => Create::Never,
+        Some("if-new") => Create::IfNew,
+        Some(other) => {
+            reader.problem("KESWARDEN_KEY_CREATE", Some(other), "is neither never nor if-new");
+            Create::Never
+        }
+    }
+}
+
+fn tls_names(reader: &mut Reader) -> Vec<String> {
+    let names = reader.list("KESWARDEN_TLS_NAMES");
+    for name in &names {
+        if !tls::mint::is_name(name) {
+            reader.problem("KESWARDEN_TLS_NAMES", Some(name), "is neither a DNS name nor an IP address");
+        }
+    }
+    names
+}
+
+fn identities(reader: &mut Reader) -> Vec<Identity> {
+    let mut identities = Vec::new();
+    for text in reader.list("KESWARDEN_IDENTITIES") {
+        match Identity::parse(&text) {
+            Ok(identity) => identities.push(identity),
+            Err(error) => reader.problem("KESWARDEN_IDENTITIES", Some(&text), &error.to_string()),
+        }
+    }
+    if let Some(secret) = reader.secret_value("KESWARDEN_API_KEY") {
+        match ApiKey::parse(secret.expose()) {
+            Ok(key) => identities.push(key.identity()),
+            Err(error) => reader.problem("KESWARDEN_API_KEY", None, &error.to_string()),
+        }
+    }
+    identities
+}
+
+fn minio(reader: &mut Reader, env: MinioEnv, key: &Option<Name>) -> Minio {
+    let endpoint = reader.text("KESWARDEN_MINIO_ENDPOINT");
+    let endpoint = endpoint.and_then(|endpoint| reader.base_url("KESWARDEN_MINIO_ENDPOINT", endpoint));
+    let sse_key = reader.plain("KESWARDEN_SSE_KEY").or_else(|| key.as_ref().map(|key| key.to_string()));
+    let interval = reader.interval("KESWARDEN_SSE_INTERVAL", Duration::from_secs(2));
+    let wanted = match reader.text("KESWARDEN_SSE_DEFAULT").as_deref() {
+        None | Some("sse-kms") => Some(Sse::Kms(sse_key.unwrap_or_default())),
+        Some("sse-s3") => Some(Sse::S3),
+        Some("off") => None,
+        Some(other) => {
+            reader.problem("KESWARDEN_SSE_DEFAULT", Some(other), "is none of sse-kms, sse-s3, off");
+            None
+        }
+    };
+    Minio {
+        env,
+        endpoint,
+        access_key: reader.secret_value("KESWARDEN_MINIO_ACCESS_KEY"),
+        secret_key: reader.secret_value("KESWARDEN_MINIO_SECRET_KEY"),
+        ca: reader.path("KESWARDEN_MINIO_CACERT"),
+        sse: wanted.map(|wanted| sse::Config { wanted, interval }),
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// What the gate waits for. `ours` is the CA file of the run directory.
+    pub fn gate(&self) -> gate::Config {
+        let (env, ours) = (self.minio.env.clone(), self.run_dir.join("ca.crt"));
+        let timeout = Duration::from_secs(5);
+        gate::Config {
+            key: self.key.clone(),
+            create: self.create,
+            deadline: self.gate_timeout,
+            kes: Arc::new(move || -> Result<Option<kes_client::Config>, _> { env.kes(&ours, timeout) }),
+        }
+    }
+}
+
+// === impl Problems ===
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            None => write!(f, "{} {}", self.name, self.reason),
+            Some(value) => write!(f, "{}={value:?} {}", self.name, self.reason),
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.0.iter().map(|problem| format!("  {problem}")).collect();
+        write!(f, "these settings cannot be used:\n{}", lines.join("\n"))
+    }
+}
+
+// === impl Minio ===
+
+impl Minio {
+    /// As whom to call MinIO: our settings, or MinIO's own root user, as its environment file says now.
+    pub fn credentials(&self) -> Option<(Arc<Secret>, Arc<Secret>)> {
+        let own = |name: &str| self.env.get(name).map(|value| Arc::new(Secret::new(value)));
+        let access_key = self.access_key.clone().or_else(|| own("MINIO_ROOT_USER"))?;
+        let secret_key = self.secret_key.clone().or_else(|| own("MINIO_ROOT_PASSWORD"))?;
+        Some((access_key, secret_key))
+    }
+}
+
+/// Where the agent of this environment says how it is: on this machine.
+pub fn admin_address() -> Result<SocketAddr, Problems> {
+    let mut reader = Reader::new(Inputs::of_process(None, None).environment);
+    let address = reader.parsed("KESWARDEN_ADMIN_ADDR").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7374)));
+    let (_, problems) = reader.finish();
+    let ours =
+        problems.into_iter().filter(|problem| problem.name == "KESWARDEN_ADMIN_ADDR").collect::<Vec<_>>();
+    let host = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    if ours.is_empty() { Ok(SocketAddr::new(host, address.port())) } else { Err(Problems(ours)) }
+}

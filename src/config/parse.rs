@@ -1,0 +1,381 @@
+//! Reading one setting at a time, and remembering everything that was wrong.
+
+use super::{
+    Problem,
+    kes_yaml::{self, KesYaml},
+    minio_env::MinioEnv,
+    vars::{self, VARS},
+};
+use crate::{names::Name, secret::Secret, vault::login::Source};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+const PREFIX: &str = "KESWARDEN_";
+
+/// The environment, and what was found wrong in it.
+pub(super) struct Reader {
+    /// Ours, by full name.
+    ours: BTreeMap<String, String>,
+    /// Every variable that is Unicode.
+    all: BTreeMap<String, String>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+// === impl Reader ===
+
+impl Reader {
+    pub(super) fn new(environment: Vec<(OsString, OsString)>) -> Self {
+        let mut problems = Vec::new();
+        let mut all = BTreeMap::new();
+        for (name, value) in environment {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => drop(all.insert(name, value)),
+                (Ok(name), Err(_)) if name.starts_with(PREFIX) => {
+                    problems.push(Problem { name, value: None, reason: "is not Unicode text".to_owned() });
+                }
+                _ => {}
+            }
+        }
+        // envy maps names; it is given only ours, since it gives up on what it does not expect.
+        let given = all.iter().filter(|(name, _)| name.starts_with(PREFIX));
+        let mapped: BTreeMap<String, String> = envy::prefixed(PREFIX)
+            .from_iter(given.map(|(name, value)| (name.clone(), value.clone())))
+            .unwrap_or_default();
+        let ours = mapped
+            .into_iter()
+            .map(|(name, value)| (PREFIX.to_owned() + &name.to_ascii_uppercase(), value))
+            .collect();
+        let mut reader = Self { ours, all, problems, warnings: Vec::new() };
+        reader.look_for_unknown();
+        reader
+    }
+
+    pub(super) fn finish(self) -> (Vec<String>, Vec<Problem>) {
+        (self.warnings, self.problems)
+    }
+
+    pub(super) fn problem(&mut self, name: &str, value: Option<&str>, reason: &str) {
+        self.problems.push(Problem {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+            reason: reason.to_owned(),
+        });
+    }
+
+    pub(super) fn refuse<T>(&mut self, name: &str, reason: &str) -> Option<T> {
+        self.problem(name, None, reason);
+        None
+    }
+
+    /// The value of a setting; set but empty is a problem that says so.
+    pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
+        let also = VARS.iter().find(|var| var.name == name).and_then(|var| var.also);
+        let (name, value) = match (
+            self.ours.get(name),
+            also.and_then(|also| self.all.get(also).map(|value| (also, value))),
+        ) {
+            (Some(value), _) => (name, value.clone()),
+            (None, Some((also, value))) => (also, value.clone()),
+            (None, None) => return None,
+        };
+        if value.trim().is_empty() {
+            self.problem(name, None, "is set but empty: give it a value, or unset it");
+            return None;
+        }
+        Some(value)
+    }
+
+    /// Text without control characters, as goes into a header or a path.
+    pub(super) fn plain(&mut self, name: &'static str) -> Option<String> {
+        let value = self.text(name)?;
+        if value.chars().any(char::is_control) {
+            self.problem(name, Some(&value), "holds control characters");
+            return None;
+        }
+        Some(value)
+    }
+
+    pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &'static str) -> Option<T> {
+        let value = self.text(name)?;
+        match value.parse() {
+            Ok(parsed) => Some(parsed),
+            Err(error) => {
+                self.problem(name, Some(&value), &error.to_string());
+                None
+            }
+        }
+    }
+
+    pub(super) fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        self.text(name).map(PathBuf::from)
+    }
+
+    pub(super) fn pair(&mut self, one: &'static str, other: &'static str) -> Option<(PathBuf, PathBuf)> {
+        match (self.path(one), self.path(other)) {
+            (Some(one), Some(other)) => Some((one, other)),
+            (None, None) => None,
+            (None, Some(_)) => self.refuse(one, &format!("is not set, but {other} is")),
+            (Some(_), None) => self.refuse(other, &format!("is not set, but {one} is")),
+        }
+    }
+
+    pub(super) fn list(&mut self, name: &'static str) -> Vec<String> {
+        let value = self.text(name).unwrap_or_default();
+        value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    pub(super) fn switch(&mut self, name: &'static str) -> Option<bool> {
+        let value = self.text(name)?;
+        match value.to_ascii_lowercase().as_str() {
+            "on" | "true" | "yes" | "1" => Some(true),
+            "off" | "false" | "no" | "0" => Some(false),
+            _ => {
+                self.problem(name, Some(&value), "is neither on nor off");
+                None
+            }
+        }
+    }
+
+    pub(super) fn duration(&mut self, name: &'static str) -> Option<Duration> {
+        let value = self.text(name)?;
+        match duration(&value) {
+            Some(duration) => Some(duration),
+            None => {
+                self.problem(
+                    name,
+                    Some(&value),
+                    "is no duration: a number with a unit, such as 500ms, 15s, 5m, 72h",
+                );
+                None
+            }
+        }
+    }
+
+    /// A duration that something is repeated by, or bounded by: never zero.
+    pub(super) fn interval(&mut self, name: &'static str, default: Duration) -> Duration {
+        match self.duration(name) {
+            Some(Duration::ZERO) => {
+                self.problem(name, Some("0"), "must be longer than nothing");
+                default
+            }
+            Some(duration) => duration,
+            None => default,
+        }
+    }
+
+    /// `http://host:port` or `https://host:port`, without anything behind it.
+    pub(super) fn base_url(&mut self, name: &'static str, value: String) -> Option<String> {
+        let value = value.trim().trim_end_matches('/');
+        let reason = match url::Url::parse(value) {
+            Ok(url) if !matches!(url.scheme(), "http" | "https") => "is not an http:// or https:// address",
+            Ok(url) if url.host().is_none() => "names no host",
+            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+                self.problem(name, None, "holds a user name or password, which belong elsewhere");
+                return None;
+            }
+            Ok(url) if url.path() != "/" || url.query().is_some() || url.fragment().is_some() => {
+                "has something behind the host and port"
+            }
+            Ok(_) => return Some(value.to_owned()),
+            Err(_) => "is no address such as https://vault:8200",
+        };
+        self.problem(name, Some(value), reason);
+        None
+    }
+
+    /// Segments of a Vault path, with the slashes around them dropped.
+    pub(super) fn vault_path(&mut self, name: &'static str) -> Option<String> {
+        let value = self.text(name)?;
+        match vault_path(&value) {
+            Some(path) => Some(path),
+            None => {
+                self.problem(
+                    name,
+                    Some(&value),
+                    "is no path: letters, digits and -_. between single slashes",
+                );
+                None
+            }
+        }
+    }
+
+    /// A secret that is read when it is used.
+    pub(super) fn secret(&mut self, name: &'static str) -> Option<Source> {
+        match (self.text(name), self.file_of(name)) {
+            (Some(_), Some(_)) => self.refuse(name, "is set, and so is its _FILE: which one counts?"),
+            (Some(value), None) if value.trim().chars().any(char::is_control) => {
+                self.refuse(name, "holds control characters")
+            }
+            (Some(value), None) => Some(Source::Value(Arc::new(Secret::new(value.trim().to_owned())))),
+            (None, Some(path)) => Some(Source::File(path)),
+            (None, None) => None,
+        }
+    }
+
+    /// A secret that is read now.
+    pub(super) fn secret_value(&mut self, name: &'static str) -> Option<Arc<Secret>> {
+        match self.secret(name)? {
+            Source::Value(secret) => Some(secret),
+            Source::File(path) => match Secret::read(&path) {
+                Ok(secret) => Some(Arc::new(secret)),
+                Err(error) => {
+                    self.problem(&format!("{name}_FILE"), None, &format!("cannot be used: {error}"));
+                    None
+                }
+            },
+        }
+    }
+
+    fn file_of(&mut self, name: &'static str) -> Option<PathBuf> {
+        let file = format!("{name}_FILE");
+        let value = self.ours.get(&file)?.clone();
+        if value.trim().is_empty() {
+            return self.refuse(&file, "is set but empty: give it a value, or unset it");
+        }
+        Some(PathBuf::from(value))
+    }
+
+    /// The name of the default EK: the flag, the environment, MinIO's environment.
+    pub(super) fn key_name(&mut self, flag: Option<String>) -> Option<Name> {
+        let (name, value) = match flag {
+            Some(flag) => ("--key", Some(flag)),
+            None => ("KESWARDEN_KEY_NAME", self.text("KESWARDEN_KEY_NAME")),
+        };
+        let value = value.or_else(|| {
+            let file = self.ours.get("KESWARDEN_MINIO_ENV_FILE").map(PathBuf::from);
+            let env = MinioEnv::new(self.all.clone(), file);
+            env.get("MINIO_KMS_KES_KEY_NAME")
+        });
+        match value.as_deref().map(Name::parse) {
+            Some(Ok(key)) => Some(key),
+            Some(Err(error)) => self.refuse(name, &error.to_string()),
+            None => self.refuse(
+                "KESWARDEN_KEY_NAME",
+                "is not set, nor is MINIO_KMS_KES_KEY_NAME, nor --key given: which key is MinIO's default?",
+            ),
+        }
+    }
+
+    /// MinIO's own settings, with ours in place of those that we have names for.
+    pub(super) fn minio_env(&mut self) -> MinioEnv {
+        let mut variables = self.all.clone();
+        for name in ["ENDPOINT", "API_KEY", "CERT_FILE", "KEY_FILE", "CAPATH"] {
+            let ours = format!("KESWARDEN_KES_{name}");
+            if let Some(value) = self.ours.get(&ours) {
+                variables.insert(format!("MINIO_KMS_KES_{name}"), value.clone());
+            }
+        }
+        if let Some(path) = self.file_of("KESWARDEN_KES_API_KEY") {
+            match Secret::read(&path) {
+                Ok(secret) => {
+                    drop(variables.insert("MINIO_KMS_KES_API_KEY".to_owned(), secret.expose().to_owned()))
+                }
+                Err(error) => {
+                    self.problem("KESWARDEN_KES_API_KEY_FILE", None, &format!("cannot be used: {error}"))
+                }
+            }
+        }
+        let file = self.path("KESWARDEN_MINIO_ENV_FILE");
+        MinioEnv::new(variables, file)
+    }
+
+    pub(super) fn kes_yaml(&mut self, path: &Path) -> Option<KesYaml> {
+        match kes_yaml::read(path, &self.all) {
+            Ok(file) => Some(file),
+            Err(reasons) => {
+                for reason in reasons {
+                    self.problem("--config", Some(&path.display().to_string()), &reason);
+                }
+                None
+            }
+        }
+    }
+
+    /// Names that are none of ours are mistakes, or settings of a newer version: said, and not fatal.
+    fn look_for_unknown(&mut self) {
+        for name in self.ours.keys() {
+            let known = VARS
+                .iter()
+                .any(|var| var.name == name || (var.secret && name.strip_suffix("_FILE") == Some(var.name)));
+            if known || vars::is_kubernetes_service(name) {
+                continue;
+            }
+            let meant =
+                vars::nearest(name).map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
+            self.warnings.push(format!("{name} is no setting of this version, and is ignored{meant}"));
+        }
+    }
+}
+
+/// A number with a unit: `ms`, `s`, `m`, `h`, `d`; several in a row add up. `0` needs none.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let unit_end = rest[digits..]
+            .find(|character: char| character.is_ascii_digit())
+            .map_or(rest.len(), |at| digits + at);
+        let seconds = match &rest[digits..unit_end] {
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = &rest[unit_end..];
+    }
+    (!text.trim().is_empty()).then_some(total)
+}
+
+pub(super) fn vault_path(text: &str) -> Option<String> {
+    let path = text.trim().trim_matches('/');
+    let segment = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    path.split('/').all(segment).then(|| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_units_and_refuse_nonsense() {
+        for (text, milliseconds) in [
+            ("500ms", 500),
+            ("1.5h", 5_400_000),
+            ("5m0s", 300_000),
+            ("0", 0),
+            (" 2s ", 2000),
+            ("1d", 86_400_000),
+        ] {
+            assert_eq!(duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "5", "s", "-1s", "1x", "1s2", "1e9h", "99999999999999999999h", ".", "1..2s"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn vault_paths_lose_their_outer_slashes_and_have_no_odd_segments() {
+        assert_eq!(vault_path("/team/kv/").as_deref(), Some("team/kv"));
+        for text in ["a//b", "a/../b", "", "/", "a b", "a?b", "a%2fb"] {
+            assert_eq!(vault_path(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The complete list of settings, a line each: README.md's table is held to it by a test.
+
+/// A setting.
+#[derive(Debug)]
+pub struct Var {
+    pub name: &'static str,
+    /// The name that operators already have, read when ours is not set.
+    pub also: Option<&'static str>,
+    pub default: &'static str,
+    pub doc: &'static str,
+    /// May be given as a file: `NAME_FILE`.
+    pub secret: bool,
+}
+
+const fn var(name: &'static str, default: &'static str, doc: &'static str) -> Var {
+    Var { name, also: None, default, doc, secret: false }
+}
+
+const fn secret(name: &'static str, doc: &'static str) -> Var {
+    Var { name, also: None, default: "", doc, secret: true }
+}
+
+const fn also(name: &'static str, also: &'static str, doc: &'static str) -> Var {
+    Var { name, also: Some(also), default: "", doc, secret: false }
+}
+
+#[rustfmt::skip]
+pub const VARS: &[Var] = &[
+    also("KESWARDEN_KEY_NAME", "MINIO_KMS_KES_KEY_NAME", "name of the default EK"),
+    var("KESWARDEN_KEY_CREATE", "never", "`never`, or `if-new`: make the default EK when the store has no trace of it"),
+    var("KESWARDEN_GATE_TIMEOUT", "", "how long the gate waits; without it, for ever"),
+    also("KESWARDEN_VAULT_ADDR", "VAULT_ADDR", "address of Vault or OpenBao, `https://host:8200`"),
+    also("KESWARDEN_VAULT_CACERT", "VAULT_CACERT", "PEM file or directory of the CA of Vault's certificate; without it, the system's roots"),
+    also("KESWARDEN_VAULT_NAMESPACE", "VAULT_NAMESPACE", "namespace of the keys"),
+    var("KESWARDEN_VAULT_AUTH_NAMESPACE", "", "namespace of the login, when it is another; `/` is the root"),
+    secret("KESWARDEN_VAULT_TOKEN", "log in with this token"),
+    secret("KESWARDEN_VAULT_ROLE_ID", "log in by AppRole, with the secret_id"),
+    secret("KESWARDEN_VAULT_SECRET_ID", "secret_id of the AppRole"),
+    var("KESWARDEN_VAULT_APPROLE_MOUNT", "approle", "mount of the AppRole method"),
+    var("KESWARDEN_VAULT_KUBERNETES_ROLE", "", "log in by Kubernetes service account, with this role"),
+    var("KESWARDEN_VAULT_KUBERNETES_JWT_FILE", "/var/run/secrets/kubernetes.io/serviceaccount/token", "the service account's token, read at each login"),
+    var("KESWARDEN_VAULT_KUBERNETES_MOUNT", "kubernetes", "mount of the Kubernetes method"),
+    var("KESWARDEN_VAULT_CLIENT_CERT", "", "PEM file of a client certificate for Vault"),
+    var("KESWARDEN_VAULT_CLIENT_KEY", "", "PEM file of its key"),
+    var("KESWARDEN_VAULT_KV_MOUNT", "kv", "mount of the K/V engine"),
+    var("KESWARDEN_VAULT_KV_VERSION", "auto", "`auto`, `1` or `2`"),
+    var("KESWARDEN_VAULT_KV_PREFIX", "", "folder of the keys below the mount"),
+    var("KESWARDEN_VAULT_TRANSIT_KEY", "", "transit key that wraps the keys"),
+    var("KESWARDEN_VAULT_TRANSIT_MOUNT", "transit", "mount of the transit engine"),
+    var("KESWARDEN_VAULT_TIMEOUT", "5s", "bound of one request to Vault"),
+    var("KESWARDEN_FS_DIR", "", "directory of keys, in place of Vault"),
+    var("KESWARDEN_ADDR", "127.0.0.1:7373", "where the KES API listens, with TLS"),
+    var("KESWARDEN_ADMIN_ADDR", "0.0.0.0:7374", "where health and metrics listen, plain HTTP"),
+    var("KESWARDEN_RUN_DIR", "/run/keswarden", "certificates, made at the first start and reused"),
+    var("KESWARDEN_TLS_NAMES", "", "more names or addresses for the server certificate, comma-separated"),
+    var("KESWARDEN_IDENTITIES", "", "more identities that may do what MinIO may, comma-separated"),
+    secret("KESWARDEN_API_KEY", "an API key whose identity may do what MinIO may"),
+    var("KESWARDEN_ALLOW_DELETE", "off", "`on`: keys may be deleted through the API"),
+    var("KESWARDEN_VERIFY_INTERVAL", "5m", "how often every key is fetched again and compared"),
+    var("KESWARDEN_DRAIN_TIMEOUT", "10s", "how long requests under way may take at shutdown"),
+    var("KESWARDEN_MINIO_ENV_FILE", "", "MinIO's environment file; may be written while the gate waits"),
+    also("KESWARDEN_KES_ENDPOINT", "MINIO_KMS_KES_ENDPOINT", "the KES that MinIO uses, checked by the gate unless it is ours"),
+    Var { name: "KESWARDEN_KES_API_KEY", also: Some("MINIO_KMS_KES_API_KEY"), default: "", doc: "MinIO's API key for it", secret: true },
+    also("KESWARDEN_KES_CERT_FILE", "MINIO_KMS_KES_CERT_FILE", "or MinIO's client certificate for it"),
+    also("KESWARDEN_KES_KEY_FILE", "MINIO_KMS_KES_KEY_FILE", "and its key"),
+    also("KESWARDEN_KES_CAPATH", "MINIO_KMS_KES_CAPATH", "CA file or directory of that KES"),
+    var("KESWARDEN_MINIO_ENDPOINT", "", "MinIO's S3 endpoint: switches bucket defaults on"),
+    Var { name: "KESWARDEN_MINIO_ACCESS_KEY", also: Some("MINIO_ROOT_USER"), default: "", doc: "as whom to call MinIO", secret: true },
+    Var { name: "KESWARDEN_MINIO_SECRET_KEY", also: Some("MINIO_ROOT_PASSWORD"), default: "", doc: "its secret key", secret: true },
+    var("KESWARDEN_MINIO_CACERT", "", "PEM file or directory of the CA of MinIO's certificate"),
+    var("KESWARDEN_SSE_DEFAULT", "sse-kms", "`sse-kms`, `sse-s3` or `off`: what a bucket without a default gets"),
+    var("KESWARDEN_SSE_KEY", "", "key of `sse-kms`; without it, the default EK"),
+    var("KESWARDEN_SSE_INTERVAL", "2s", "how often buckets are looked at"),
+    var("KESWARDEN_LOG", "info", "`error`, `warn`, `info`, `debug` or `trace`"),
+    var("KESWARDEN_LOG_FORMAT", "text", "`text` or `json`"),
+];
+
+/// What Kubernetes injects for a Service called keswarden.
+pub fn is_kubernetes_service(name: &str) -> bool {
+    let rest = name.strip_prefix("KESWARDEN_").unwrap_or(name);
+    rest.starts_with("SERVICE_")
+        || rest.starts_with("PORT_")
+        || rest == "PORT"
+        || rest.contains("_SERVICE_")
+        || rest.contains("_PORT_")
+        || rest.ends_with("_PORT")
+}
+
+/// The setting that a mistyped name was probably meant to be.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    let candidates = VARS.iter().map(|var| (distance(name, var.name), var.name));
+    candidates.min().filter(|(distance, _)| *distance <= 4).map(|(_, name)| name)
+}
+
+/// Edits from one text to the other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.bytes().enumerate() {
+            let replaced = corner + usize::from(a != b);
+            corner = row[j + 1];
+            row[j + 1] = replaced.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}

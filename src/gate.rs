@@ -1,0 +1,190 @@
+//! The gate: nothing starts before the keys are there, work, and KES says so too. The only way to a keyring.
+//!
+//! It waits for ever, or to a deadline; each attempt is bounded; why it waits is said at once, at each change, and every
+//! 15 seconds.
+
+mod checks;
+
+use crate::{
+    cause::{Cause, Finding},
+    clock::{self, Clock, Instant},
+    health::{Guard, Health},
+    keyring::{self, Keyring, KeyringWriter},
+    metrics::{Registry, States},
+    names::Name,
+    store::KeyStore,
+};
+use checks::Checks;
+pub use checks::{Check, KesSource, Row};
+use prometheus::CounterVec;
+use std::{sync::Arc, time::Duration};
+
+/// What to wait for, and how long.
+pub struct Config {
+    /// The default EK.
+    pub key: Name,
+    pub create: Create,
+    /// For ever when absent.
+    pub deadline: Option<Duration>,
+    /// The KES that MinIO was told to use, asked again at each attempt.
+    pub kes: KesSource,
+}
+
+/// Whether the default EK may be made here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Create {
+    /// Somebody else makes it.
+    #[default]
+    Never,
+    /// Made when the store has no trace of the name.
+    IfNew,
+}
+
+/// The deadline passed.
+#[derive(Debug, thiserror::Error)]
+#[error("the gate did not pass within {}: {finding}", clock::human(*.waited))]
+pub struct Refused {
+    pub finding: Finding,
+    pub waited: Duration,
+}
+
+struct Metrics {
+    state: States<2>,
+    blocked: CounterVec,
+}
+
+/// Between attempts: a change is seen within a second.
+const POLL: Duration = Duration::from_millis(500);
+/// Between lines that say the same.
+const REMIND: Duration = Duration::from_secs(15);
+/// The bound of one attempt, whatever its requests do.
+const ATTEMPT: Duration = Duration::from_secs(30);
+
+/// Waits until everything is there; `guard` is done then.
+pub async fn pass(
+    config: &Config,
+    store: Arc<dyn KeyStore>,
+    guard: Guard,
+    health: &Health,
+    registry: &Registry,
+    clock: Clock,
+) -> Result<(Keyring, KeyringWriter), Refused> {
+    let metrics = Metrics::new(registry);
+    let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
+    let checks = Checks { config, store, clock: clock.clone() };
+    let mut waiting = Waiting::new(&clock);
+    loop {
+        let before = clock.now();
+        let result = match tokio::time::timeout(ATTEMPT, checks.all(&writer)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let seen = format!("the checks took longer than {}", clock::human(ATTEMPT));
+                Err((Check::Store, Cause::VaultUnreachableTimeout.seen(seen)))
+            }
+        };
+        let (check, finding) = match result {
+            Ok(()) => break,
+            Err(failed) => failed,
+        };
+        let waited = waiting.say(check, &finding, config, &clock, health);
+        let left = config.deadline.map(|deadline| deadline.saturating_sub(waited));
+        if left == Some(Duration::ZERO) {
+            return Err(Refused { finding, waited });
+        }
+        tokio::time::sleep(left.map_or(POLL, |left| left.min(POLL))).await;
+        let blocked = (clock.now() - before).as_secs_f64();
+        metrics.blocked.with_label_values(&[finding.cause.id()]).inc_by(blocked);
+    }
+    metrics.state.set("passed");
+    let waited = clock::human(clock.now() - waiting.since);
+    let key = &config.key;
+    let fingerprint = keyring.held(key.as_str()).map(|held| held.fingerprint.clone()).unwrap_or_default();
+    health.note(
+        "gate",
+        serde_json::json!({ "state": "passed", "key": key.as_str(), "fingerprint": fingerprint }),
+    );
+    tracing::info!(key = %key, fingerprint, "gate passed after {waited}: the default key '{key}' is there and works");
+    guard.done();
+    Ok((keyring, writer))
+}
+
+/// Every check once, for `doctor`.
+pub async fn examine(
+    config: &Config,
+    store: Arc<dyn KeyStore>,
+    registry: &Registry,
+    clock: Clock,
+) -> Vec<Row> {
+    let (_, writer) = keyring::new(store.clone(), registry, clock.clone());
+    Checks { config, store, clock }.each(&writer).await
+}
+
+/// What was said last, and when.
+struct Waiting {
+    since: Instant,
+    said: Option<(Finding, Instant)>,
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn new(clock: &Clock) -> Self {
+        Self { since: clock.now(), said: None }
+    }
+
+    /// Says it at once, at each change, and every 15 seconds. How long it has waited.
+    fn say(
+        &mut self,
+        check: Check,
+        finding: &Finding,
+        config: &Config,
+        clock: &Clock,
+        health: &Health,
+    ) -> Duration {
+        let now = clock.now();
+        let waited = now - self.since;
+        let fresh = self.said.as_ref().is_none_or(|(said, at)| {
+            (said.cause, &said.seen) != (finding.cause, &finding.seen) || now - *at >= REMIND
+        });
+        if fresh {
+            let what = check.what(&config.key);
+            tracing::warn!(
+                cause = finding.cause.id(),
+                "waiting {} for {what}: {finding}",
+                clock::human(waited)
+            );
+            health.note(
+                "gate",
+                serde_json::json!({
+                    "state": "waiting", "for": what, "cause": finding.cause.id(), "seen": finding.seen, "fix": finding.fix,
+                }),
+            );
+            self.said = Some((finding.clone(), now));
+        }
+        waited
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        let metrics = Self {
+            state: registry.states(
+                "keswarden_gate_state",
+                "What the gate is doing, 1 for that state",
+                ["waiting", "passed"],
+            ),
+            blocked: registry.seconds(
+                "keswarden_gate_blocked_seconds_total",
+                "How long the gate waited, by cause",
+                &["cause"],
+            ),
+        };
+        metrics.state.set("waiting");
+        for cause in Cause::ALL {
+            metrics.blocked.with_label_values(&[cause.id()]);
+        }
+        metrics
+    }
+}

@@ -1,0 +1,136 @@
+//! What must be true before MinIO may start: one function per check, in the order in which they make sense.
+
+use super::{Config, Create};
+use crate::{
+    cause::{Cause, Finding},
+    clock::Clock,
+    kes_client,
+    keyring::KeyringWriter,
+    names::Name,
+    store::{Error, KeyStore},
+};
+use std::sync::Arc;
+
+/// The KES that MinIO was told to use, when it is not ours; asked at each attempt, since the file may change.
+pub type KesSource = Arc<dyn Fn() -> Result<Option<kes_client::Config>, Finding> + Send + Sync>;
+
+/// One thing that must be true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    Store,
+    Key,
+    Kes,
+}
+
+/// What one check found, for a table.
+pub struct Row {
+    pub check: Check,
+    /// Absent: not looked at, because an earlier check failed.
+    pub result: Option<Result<String, Finding>>,
+}
+
+pub(super) struct Checks<'a> {
+    pub(super) config: &'a Config,
+    pub(super) store: Arc<dyn KeyStore>,
+    pub(super) clock: Clock,
+}
+
+// === impl Check ===
+
+impl Check {
+    /// What is waited for, in words.
+    pub fn what(self, key: &Name) -> String {
+        match self {
+            Self::Store => "the key store".to_owned(),
+            Self::Key => format!("the default key '{key}'"),
+            Self::Kes => "KES".to_owned(),
+        }
+    }
+}
+
+// === impl Checks ===
+
+impl Checks<'_> {
+    /// The first check that fails.
+    pub(super) async fn all(&self, writer: &KeyringWriter) -> Result<(), (Check, Finding)> {
+        for row in self.each(writer).await {
+            if let Some(Err(finding)) = row.result {
+                return Err((row.check, finding));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every check; KES is looked at whatever the store says, since it has a store of its own.
+    pub(super) async fn each(&self, writer: &KeyringWriter) -> Vec<Row> {
+        let store = self.store().await;
+        let key = match store {
+            Ok(_) => Some(self.key(writer).await),
+            Err(_) => None,
+        };
+        let kes = self.kes().await;
+        vec![
+            Row { check: Check::Store, result: Some(store) },
+            Row { check: Check::Key, result: key },
+            Row { check: Check::Kes, result: Some(kes) },
+        ]
+    }
+
+    /// Reachable, unsealed, logged in, and the place of the keys is there.
+    async fn store(&self) -> Result<String, Finding> {
+        self.store.ready().await.map(|()| self.store.describe())
+    }
+
+    /// The default EK is there, can be parsed, and opens what it seals.
+    async fn key(&self, writer: &KeyringWriter) -> Result<String, Finding> {
+        let name = &self.config.key;
+        let held = match writer.load(name).await {
+            Err(Error::Missing(finding)) => match self.config.create {
+                Create::Never => return Err(finding),
+                Create::IfNew => self.create(writer, finding).await?,
+            },
+            result => result.map_err(|error| error.into_finding(|| unexpected(name)))?,
+        };
+        Ok(format!("'{name}', fingerprint {}", held.fingerprint))
+    }
+
+    async fn create(
+        &self,
+        writer: &KeyringWriter,
+        missing: Finding,
+    ) -> Result<Arc<crate::keyring::Held>, Finding> {
+        let name = &self.config.key;
+        if self.store.has_trace(name).await? {
+            let seen = format!("{}, but the store has a trace of it, so it is not made anew", missing.seen);
+            return Err(Cause::KeyMissing
+                .seen(seen)
+                .fix("bring the former key back: what it sealed opens with nothing else"));
+        }
+        let now = jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
+        match writer.create(name, "keswarden", now).await {
+            Ok(held) => {
+                tracing::warn!(key = %name, fingerprint = held.fingerprint, "the default key was made: the store had no trace of it");
+                Ok(held)
+            }
+            // Another pod was faster: its key is the key.
+            Err(Error::Exists) => {
+                writer.load(name).await.map_err(|error| error.into_finding(|| unexpected(name)))
+            }
+            Err(error) => Err(error.into_finding(|| unexpected(name))),
+        }
+    }
+
+    /// KES opens what it has just sealed for MinIO.
+    async fn kes(&self) -> Result<String, Finding> {
+        let Some(config) = (self.config.kes)()? else {
+            return Ok("no KES but ours is configured".to_owned());
+        };
+        let endpoints = config.endpoints.join(", ");
+        kes_client::Client::new(config, &self.clock)?.round_trip(&self.config.key).await?;
+        Ok(format!("{endpoints} seals and opens for MinIO's identity"))
+    }
+}
+
+fn unexpected(name: &Name) -> Finding {
+    Cause::StoreUnavailable.seen(format!("the key '{name}' exists and does not, by turns"))
+}

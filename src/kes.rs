@@ -1,0 +1,270 @@
+//! The KES API: what MinIO, `mc` and the `kes` CLI speak, served from the keyring.
+//!
+//! The order for each request is KES's: route, method, body limit, deadline, who the caller is and what it may, names,
+//! body, key, operation.
+
+pub mod audit;
+pub mod caller;
+mod handlers;
+pub mod messages;
+pub mod policy;
+pub mod refusal;
+pub mod routes;
+
+use crate::{
+    clock::{Clock, Instant},
+    http::{self, Body, Close},
+    keyring::Keyring,
+    metrics::{self, Registry},
+};
+use caller::Caller;
+use http::Handler;
+use hyper::{Request, Response, body::Incoming, header};
+use policy::Policies;
+use prometheus::{Gauge, Histogram, HistogramVec, IntCounterVec, IntGauge};
+use refusal::Refusal;
+use routes::{Found, Route};
+use rustls::pki_types::CertificateDer;
+use std::{net::SocketAddr, sync::Arc};
+use tokio::sync::watch;
+
+/// What the API is made of.
+#[derive(Clone)]
+pub struct Server(Arc<Parts>);
+
+struct Parts {
+    keyring: Keyring,
+    policies: watch::Receiver<Arc<Policies>>,
+    settings: Config,
+    clock: Clock,
+    started: Instant,
+    metrics: Metrics,
+}
+
+/// What the operator decides.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Keys may be deleted through the API.
+    pub allow_delete: bool,
+}
+
+struct Metrics {
+    /// KES's own metric names: the page at `/v1/metrics`.
+    page: Registry,
+    success: IntCounterVec,
+    error: IntCounterVec,
+    failure: IntCounterVec,
+    active: IntGauge,
+    response_time: Histogram,
+    up_time: Gauge,
+    memory: IntGauge,
+    operations: IntCounterVec,
+    durations: HistogramVec,
+}
+
+// === impl Server ===
+
+impl Server {
+    pub fn new(
+        keyring: Keyring,
+        policies: watch::Receiver<Arc<Policies>>,
+        settings: Config,
+        registry: &Registry,
+        clock: Clock,
+    ) -> Self {
+        let started = clock.now();
+        let metrics = Metrics::new(registry);
+        Self(Arc::new(Parts { keyring, policies, settings, clock, started, metrics }))
+    }
+
+    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Close> {
+        let uri = request.uri().clone();
+        let (route, name) = match routes::find(uri.path()) {
+            Found::Route(route, name) => (route, name),
+            Found::Moved(to) => return Ok(refusal::moved(&to)),
+            Found::Nothing => return Ok(refusal::not_found()),
+        };
+        if !route.takes(request.method()) {
+            let refusal = Refusal::Method { got: request.method().to_string(), expected: route.method };
+            return Ok(refusal.response());
+        }
+        let decoded = route.path_of(&name);
+        let policies = self.0.policies.borrow().clone();
+        if let Err(refusal) = policies.check(route, &decoded, &peer.caller) {
+            audit::refused(route, &decoded, peer, &refusal);
+            return Ok(refusal.response());
+        }
+        let handled = handlers::handle(&self.0, route, &name, peer, &policies, request);
+        let measure = self.0.metrics.measure(route, &self.0.clock);
+        let response = match tokio::time::timeout(route.timeout(), handled).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(refusal)) => {
+                audit::refused(route, &decoded, peer, &refusal);
+                refusal.response()
+            }
+            Err(_) => return Err(Close),
+        };
+        measure.done(response.status().as_u16());
+        Ok(response)
+    }
+}
+
+/// A connection: where from, and who.
+pub struct Peer {
+    pub address: SocketAddr,
+    pub caller: Caller,
+}
+
+impl Handler for Server {
+    type Peer = Peer;
+
+    fn connected(&self, address: SocketAddr, certificates: &[CertificateDer<'static>]) -> Peer {
+        Peer { address, caller: Caller::of(certificates) }
+    }
+
+    async fn call(&self, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Response<Body>, Close> {
+        self.answer(&peer, request).await
+    }
+}
+
+/// A JSON answer: compact, and a line end, as KES sends it.
+fn json(text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn empty() -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    response.headers_mut().insert(header::CONTENT_LENGTH, header::HeaderValue::from_static("0"));
+    response
+}
+
+// === impl Metrics ===
+
+/// One request under way.
+struct Measure<'a> {
+    metrics: Option<&'a Metrics>,
+    operation: Option<&'static str>,
+    clock: &'a Clock,
+    started: Instant,
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        let page = Registry::new();
+        let metrics = Self {
+            success: page.counters(
+                "kes_http_request_success",
+                "Number of requests that have been served successfully.",
+                &["code"],
+            ),
+            error: page.counters(
+                "kes_http_request_error",
+                "Number of requests that failed due to some error (4xx).",
+                &["code"],
+            ),
+            failure: page.counters(
+                "kes_http_request_failure",
+                "Number of requests that failed due to some internal failure (5xx).",
+                &["code"],
+            ),
+            active: page.int_gauge(
+                "kes_http_request_active",
+                "Number of active requests that are not finished, yet.",
+            ),
+            response_time: page.histogram(
+                "kes_http_response_time",
+                "Histogram of request response times spawning from 10ms to 10s.",
+                &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 3.0, 5.0, 10.0],
+            ),
+            up_time: page
+                .gauge("kes_system_up_time", "The time the server has been up and running in seconds."),
+            memory: page
+                .int_gauge("kes_system_mem_heap_used", "The number of bytes the process holds in memory."),
+            operations: registry.counters(
+                "keswarden_crypto_operations_total",
+                "Cryptographic operations through the API, by operation and outcome",
+                &["op", "outcome"],
+            ),
+            durations: registry.histograms(
+                "keswarden_crypto_duration_seconds",
+                "How long cryptographic operations took, from route to answer",
+                &["op"],
+                metrics::LOCAL,
+            ),
+            page,
+        };
+        let cpus = i64::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap_or(1);
+        metrics
+            .page
+            .int_gauge("kes_system_num_cpu", "The number of logical CPUs available on the system.")
+            .set(cpus);
+        metrics
+            .page
+            .int_gauge("kes_system_num_cpu_used", "The number of logical CPUs usable by the server.")
+            .set(cpus);
+        metrics.page.int_gauge("kes_system_num_threads", "The number of threads that serve the API.").set(1);
+        for operation in routes::CRYPTO {
+            for outcome in ["ok", "refused", "failed"] {
+                metrics.operations.with_label_values(&[operation, outcome]);
+            }
+            metrics.durations.with_label_values(&[operation]);
+        }
+        metrics
+    }
+
+    fn measure<'a>(&'a self, route: &Route, clock: &'a Clock) -> Measure<'a> {
+        let metrics = route.counted().then_some(self);
+        if let Some(metrics) = metrics {
+            metrics.active.inc();
+        }
+        Measure { metrics, operation: route.crypto(), clock, started: clock.now() }
+    }
+
+    fn text(&self, up: f64) -> Vec<u8> {
+        self.up_time.set((up * 100.0).round() / 100.0);
+        self.memory.set(i64::try_from(resident_bytes()).unwrap_or(i64::MAX));
+        self.page.text()
+    }
+}
+
+impl Measure<'_> {
+    fn done(&self, status: u16) {
+        let Some(metrics) = self.metrics else { return };
+        let elapsed = (self.clock.now() - self.started).as_secs_f64();
+        let (counter, outcome) = match status {
+            ..400 => (&metrics.success, "ok"),
+            400..500 => (&metrics.error, "refused"),
+            _ => (&metrics.failure, "failed"),
+        };
+        let mut digits = [0; 3];
+        counter.with_label_values(&[code(status, &mut digits)]).inc();
+        metrics.response_time.observe(elapsed);
+        if let Some(operation) = self.operation {
+            metrics.operations.with_label_values(&[operation, outcome]).inc();
+            metrics.durations.with_label_values(&[operation]).observe(elapsed);
+        }
+    }
+}
+
+impl Drop for Measure<'_> {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.metrics {
+            metrics.active.dec();
+        }
+    }
+}
+
+/// The three digits of a status, without allocating.
+fn code(status: u16, digits: &mut [u8; 3]) -> &str {
+    *digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8);
+    std::str::from_utf8(digits).expect("digits must be text")
+}
+
+/// What the process holds in memory, as the kernel counts it.
+fn resident_bytes() -> u64 {
+    const PAGE: u64 = 4096;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * PAGE
+}

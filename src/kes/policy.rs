@@ -1,0 +1,104 @@
+//! Who may call what: KES's policies, with KES's verdicts.
+//!
+//! A pattern that ends in `*` is a prefix, across slashes; any other is an exact path. A `*`, `?` or `[` elsewhere is
+//! itself, so a deny rule with one inside protects nothing: it is warned about, never reinterpreted.
+
+use super::{
+    caller::Caller,
+    refusal::Refusal,
+    routes::{Op, Route},
+};
+use crate::{identity::Identity, names::Name};
+use std::collections::{BTreeMap, HashMap};
+
+/// What MinIO does, and nothing of an admin's (see minio-kms-client: what the identity of a server calls).
+pub const MINIO: &[&str] = &[
+    "/version",
+    "/v1/status",
+    "/v1/api",
+    "/v1/key/create/*",
+    "/v1/key/generate/*",
+    "/v1/key/decrypt/*",
+    "/v1/key/describe/*",
+    "/v1/key/list/*",
+    "/v1/key/hmac/*",
+];
+
+/// Every policy and who has it.
+#[derive(Default)]
+pub struct Policies {
+    /// Compared verbatim; what is no identity disables the admin.
+    pub admin: String,
+    pub policies: BTreeMap<String, Policy>,
+    pub assigned: HashMap<Identity, String>,
+    /// When this set came into force, RFC 3339.
+    pub since: String,
+}
+
+/// Paths that are allowed, unless they are denied.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    pub allow: Vec<String>,
+    pub deny: Vec<String>,
+}
+
+// === impl Policies ===
+
+impl Policies {
+    /// One policy, `minio`, for these identities, and no admin.
+    pub fn for_minio(identities: impl IntoIterator<Item = Identity>, since: String) -> Self {
+        let policy =
+            Policy { allow: MINIO.iter().map(|path| (*path).to_owned()).collect(), deny: Vec::new() };
+        let assigned = identities.into_iter().map(|identity| (identity, "minio".to_owned())).collect();
+        let policies = BTreeMap::from([("minio".to_owned(), policy)]);
+        Self { admin: "disabled".to_owned(), policies, assigned, since }
+    }
+
+    /// Whether the caller may use this route, on this decoded path.
+    pub fn check(&self, route: &Route, path: &str, caller: &Caller) -> Result<(), Refusal> {
+        if matches!(route.op, Op::Version | Op::SelfDescribe) {
+            return Ok(());
+        }
+        let identity = caller.identity()?;
+        let allowed = self.is_admin(identity)
+            || self.policy_of(identity).is_some_and(|(_, policy)| policy.allows(path));
+        if allowed { Ok(()) } else { Err(Refusal::NotAllowed) }
+    }
+
+    pub fn is_admin(&self, identity: &Identity) -> bool {
+        self.admin == identity.as_str()
+    }
+
+    pub fn policy_of(&self, identity: &Identity) -> Option<(&str, &Policy)> {
+        let (name, policy) = self.policies.get_key_value(self.assigned.get(identity)?)?;
+        Some((name, policy))
+    }
+}
+
+// === impl Policy ===
+
+impl Policy {
+    pub fn allows(&self, path: &str) -> bool {
+        !self.deny.iter().any(|pattern| matches(pattern, path))
+            && self.allow.iter().any(|pattern| matches(pattern, path))
+    }
+
+    /// Patterns that match no path a person would mean.
+    pub fn ineffective(&self) -> impl Iterator<Item = &str> {
+        let inner =
+            |pattern: &&String| pattern.strip_suffix('*').unwrap_or(pattern).contains(['*', '?', '[']);
+        self.allow.iter().chain(&self.deny).filter(inner).map(String::as_str)
+    }
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => path.starts_with(prefix),
+        None => !pattern.is_empty() && pattern == path,
+    }
+}
+
+/// Whether a policy name follows the rules of names.
+pub fn is_policy_name(name: &str) -> bool {
+    Name::parse(name).is_ok()
+}

@@ -1,0 +1,177 @@
+//! Why a request is refused: the only place that picks a status. The texts are KES's, byte for byte.
+
+use crate::{
+    cause::{Cause, Finding},
+    crypto::NotAuthentic,
+    http::Body,
+    store::Error,
+};
+use hyper::{
+    Response, StatusCode,
+    header::{self, HeaderValue},
+};
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub enum Refusal {
+    NoCertificate,
+    TooManyCertificates,
+    NotAllowed,
+    KeyMissing,
+    KeyExists,
+    PolicyMissing,
+    IdentityMissing,
+    NotAuthentic,
+    InvalidName {
+        what: &'static str,
+        name: String,
+    },
+    InvalidPattern(String),
+    InvalidBody,
+    InvalidImportBody,
+    Method {
+        got: String,
+        expected: &'static str,
+    },
+    Algorithm(String),
+    KeySize(String),
+    NoHmac,
+    /// The key store failed; the finding is for the log, never for the client.
+    Store {
+        doing: Doing,
+        finding: Finding,
+    },
+    /// The store holds another key under this name: nothing may be sealed with the one at hand.
+    KeyLost,
+    /// `/v1/ready`.
+    NotReady(Finding),
+}
+
+/// What was being done at the key store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    Create,
+    Read,
+    List,
+    Delete,
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// What a failure of the store means for somebody who wanted a key.
+    pub fn of(doing: Doing, error: Error) -> Self {
+        match error {
+            Error::Missing(_) => Self::KeyMissing,
+            Error::Exists => Self::KeyExists,
+            Error::Failed(finding) => Self::Store { doing, finding },
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        use StatusCode as Code;
+        match self {
+            Self::NotAllowed => Code::FORBIDDEN,
+            Self::KeyMissing | Self::PolicyMissing | Self::IdentityMissing => Code::NOT_FOUND,
+            Self::Method { .. } => Code::METHOD_NOT_ALLOWED,
+            Self::Algorithm(_) | Self::KeySize(_) => Code::NOT_ACCEPTABLE,
+            Self::NoHmac => Code::CONFLICT,
+            Self::NotReady(finding) if is_known_unreachable(finding) => Code::GATEWAY_TIMEOUT,
+            Self::Store { .. } | Self::KeyLost | Self::NotReady(_) => Code::BAD_GATEWAY,
+            Self::NoCertificate
+            | Self::TooManyCertificates
+            | Self::KeyExists
+            | Self::NotAuthentic
+            | Self::InvalidName { .. }
+            | Self::InvalidPattern(_)
+            | Self::InvalidBody
+            | Self::InvalidImportBody => Code::BAD_REQUEST,
+        }
+    }
+
+    pub fn message(&self) -> String {
+        match self {
+            Self::NoCertificate => "tls: client certificate is required".to_owned(),
+            Self::TooManyCertificates => "tls: received more than one client certificate".to_owned(),
+            Self::NotAllowed => "not authorized: insufficient permissions".to_owned(),
+            Self::KeyMissing => "key does not exist".to_owned(),
+            Self::KeyExists => "key already exists".to_owned(),
+            Self::PolicyMissing => "policy does not exist".to_owned(),
+            Self::IdentityMissing => "identity does not exist".to_owned(),
+            Self::NotAuthentic => NotAuthentic.to_string(),
+            Self::InvalidName { what, name } => {
+                format!("{what} '{name}' is empty, too long or contains invalid characters")
+            }
+            Self::InvalidPattern(pattern) => {
+                format!("listing pattern '{pattern}' is empty, too long or is invalid")
+            }
+            Self::InvalidBody => "invalid request body".to_owned(),
+            Self::InvalidImportBody => "invalid import key request body".to_owned(),
+            Self::Method { got, expected } => format!("received method '{got}' expected '{expected}'"),
+            Self::Algorithm(name) => format!("algorithm '{name}' is not supported"),
+            Self::KeySize(name) => format!("invalid key size for '{name}'"),
+            Self::NoHmac => "key does not support HMAC".to_owned(),
+            Self::Store { doing: Doing::Create, .. } => "failed to create key".to_owned(),
+            Self::Store { doing: Doing::Read, .. } | Self::KeyLost => "failed to read key".to_owned(),
+            Self::Store { doing: Doing::List, .. } => "failed to list keys".to_owned(),
+            Self::Store { doing: Doing::Delete, .. } => "failed to delete key".to_owned(),
+            Self::NotReady(finding) if is_known_unreachable(finding) => {
+                "key store is not reachable".to_owned()
+            }
+            Self::NotReady(_) => "key store is unavailable".to_owned(),
+        }
+    }
+
+    /// The answer: `{"message":"…"` and a line end before the brace.
+    pub fn response(&self) -> Response<Body> {
+        let message = super::messages::quoted(&self.message());
+        let mut response = super::json(format!("{{\"message\":{message}\n}}"));
+        *response.status_mut() = self.status();
+        if let Self::Method { expected, .. } = self {
+            response.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(expected));
+        }
+        response
+    }
+}
+
+/// What KES answers with 504: the store is known to be away.
+fn is_known_unreachable(finding: &Finding) -> bool {
+    !matches!(finding.cause, Cause::VaultUnhealthy | Cause::PolicyMissing | Cause::MountMissing)
+}
+
+/// No such path.
+pub fn not_found() -> Response<Body> {
+    let mut response = Response::new(Body::from("404 page not found\n"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The path is spelt differently.
+pub fn moved(to: &str) -> Response<Body> {
+    let encoded = percent_encoding::utf8_percent_encode(to, PATH).to_string();
+    let mut response = super::empty();
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = HeaderValue::from_str(&encoded) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// What is escaped in a path (RFC 3986 §3.3).
+const PATH: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');

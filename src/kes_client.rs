@@ -1,0 +1,177 @@
+//! The KES API from the other side: a generate and decrypt round trip as MinIO's own identity.
+
+use crate::{
+    cause::{Cause, Finding},
+    clock::{self, Clock},
+    identity::ApiKey,
+    names::Name,
+    secret::Secret,
+    tls::{self, Pair, trust::Trust},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+use serde_json::json;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use zeroize::Zeroizing;
+
+/// A KES endpoint and who MinIO is to it.
+#[derive(Clone)]
+pub struct Config {
+    /// `https://host:port`; several mean that any of them may answer.
+    pub endpoints: Vec<String>,
+    /// File or directory of PEM certificates; the system's roots when absent.
+    pub ca: Option<PathBuf>,
+    pub identity: ClientIdentity,
+    /// The bound of one request.
+    pub timeout: Duration,
+}
+
+/// How MinIO shows who it is.
+#[derive(Clone)]
+pub enum ClientIdentity {
+    ApiKey(Arc<Secret>),
+    Certificate { certificate: PathBuf, key: PathBuf },
+}
+
+/// A client of one KES.
+pub struct Client {
+    http: reqwest::Client,
+    config: Config,
+}
+
+#[derive(Deserialize)]
+struct Generated {
+    plaintext: Zeroizing<String>,
+    ciphertext: String,
+}
+
+#[derive(Deserialize)]
+struct Opened {
+    plaintext: Zeroizing<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Message {
+    message: String,
+}
+
+/// The context of our probe: bound to nothing of MinIO's.
+const CONTEXT: &str = "{\"keswarden\":\"gate\"}";
+
+// === impl Client ===
+
+impl Client {
+    pub fn new(config: Config, clock: &Clock) -> Result<Self, Finding> {
+        let trust = Trust::from_setting(config.ca.as_deref())
+            .map_err(|error| Cause::KesTls.seen(format!("MinIO's CA for KES cannot be used: {error}")))?;
+        let unusable = |reason: String| {
+            Cause::KesNoCertificate.seen(format!("MinIO's identity for KES cannot be used: {reason}"))
+        };
+        let pair = match &config.identity {
+            ClientIdentity::ApiKey(text) => {
+                let key =
+                    ApiKey::parse(text.expose()).map_err(|error| unusable(format!("the API key {error}")))?;
+                let (certificate, key) = key.certificate(clock::unix(clock.wall()) as i64);
+                Pair { chain: vec![certificate], key }
+            }
+            ClientIdentity::Certificate { certificate, key } => {
+                Pair::read(certificate, key).map_err(|error| unusable(error.to_string()))?
+            }
+        };
+        let tls = tls::client_config(trust, Some(pair)).map_err(|error| unusable(error.to_string()))?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(config.timeout)
+            .connect_timeout(config.timeout)
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { http, config })
+    }
+
+    /// What the key's data key is, sealed and opened again by the first endpoint that answers.
+    pub async fn round_trip(&self, key: &Name) -> Result<(), Finding> {
+        let mut first = None;
+        for endpoint in &self.config.endpoints {
+            match self.round_trip_at(endpoint, key).await {
+                Ok(()) => return Ok(()),
+                Err(finding) => drop(first.get_or_insert(finding)),
+            }
+        }
+        Err(first
+            .unwrap_or_else(|| Cause::MinioEnvIncomplete.seen("MINIO_KMS_KES_ENDPOINT names no endpoint")))
+    }
+
+    async fn round_trip_at(&self, endpoint: &str, key: &Name) -> Result<(), Finding> {
+        let context = STANDARD.encode(CONTEXT);
+        let generated: Generated =
+            self.post(endpoint, "generate", key, json!({ "context": context })).await?;
+        let sealed = json!({ "ciphertext": generated.ciphertext, "context": context });
+        let opened: Opened = self.post(endpoint, "decrypt", key, sealed).await?;
+        match opened.plaintext == generated.plaintext
+            && STANDARD.decode(&*opened.plaintext).is_ok_and(|key| key.len() == 32)
+        {
+            true => Ok(()),
+            false => Err(Cause::KesRoundTripFailed
+                .seen(format!("KES {endpoint} opened a data key of '{key}' to other bytes"))),
+        }
+    }
+
+    async fn post<T: serde::de::DeserializeOwned>(
+        &self,
+        endpoint: &str,
+        operation: &str,
+        key: &Name,
+        body: serde_json::Value,
+    ) -> Result<T, Finding> {
+        let path = format!("/v1/key/{operation}/{key}");
+        let request = self.http.post(format!("{}{path}", endpoint.trim_end_matches('/')));
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        let answer = request.send().await.map_err(|error| unreachable(endpoint, &error))?;
+        let status = answer.status().as_u16();
+        let body =
+            Zeroizing::new(answer.bytes().await.map_err(|error| unreachable(endpoint, &error))?.to_vec());
+        match status {
+            200 => serde_json::from_slice(&body).map_err(|_| {
+                Cause::KesUnreachable.seen(format!("{endpoint}{path} answered 200, but not as KES does"))
+            }),
+            _ => Err(refused(endpoint, &path, status, &body, key)),
+        }
+    }
+}
+
+fn unreachable(endpoint: &str, error: &reqwest::Error) -> Finding {
+    if let Some((_, words)) = tls::trouble(error) {
+        // TLS 1.3 tells of a missing or unwanted client certificate after the handshake.
+        let cause =
+            if words.contains("ertificateRequired") { Cause::KesNoCertificate } else { Cause::KesTls };
+        return cause.seen(format!("KES {endpoint}: {words}"));
+    }
+    let mut last: &(dyn std::error::Error + 'static) = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    let words = if error.is_timeout() { "no answer in time".to_owned() } else { last.to_string() };
+    Cause::KesUnreachable.seen(format!("KES {endpoint} cannot be reached: {words}"))
+}
+
+fn refused(endpoint: &str, path: &str, status: u16, body: &[u8], key: &Name) -> Finding {
+    let Message { message } = serde_json::from_slice(body).unwrap_or_default();
+    let message: String = message.chars().filter(|character| !character.is_control()).take(200).collect();
+    let seen = format!("KES {endpoint}{path} answered {status} {message}");
+    match (status, message.as_str()) {
+        (403, _) => Cause::KesDenied.seen(seen).fix(
+            "add to the policy of MinIO's identity in KES: allow: [/v1/key/create/*, /v1/key/generate/*, \
+             /v1/key/decrypt/*, /v1/key/describe/*, /v1/key/list/*, /v1/status, /v1/api]",
+        ),
+        (400, text) if text.contains("client certificate") => Cause::KesNoCertificate.seen(seen),
+        (400, text) if text.contains("not authentic") => Cause::KesRoundTripFailed.seen(seen),
+        (404, "key does not exist") => {
+            Cause::KesKeyMissing.seen(seen).fix(format!("create the key: `kes key create {key}`"))
+        }
+        (500.., _) => Cause::KesBackendDown.seen(seen),
+        _ => Cause::KesUnreachable.seen(seen).fix("check that the endpoint is a KES server"),
+    }
+}

@@ -1,0 +1,408 @@
+//! The keys at hand: readers see one consistent set without a lock over an await; one writer changes it.
+//!
+//! A look-up that misses asks the store, by message to the writer's side: once, however many ask for the same name. So a key
+//! that another pod made a second ago is used at its first mention, and no slow store ever delays a key that is here.
+
+use crate::{
+    cause::{Cause, Finding},
+    clock::{Clock, Instant},
+    crypto::{Kind, key_version::KeyVersion},
+    metrics::Registry,
+    names::Name,
+    secret::{Bytes32, Secret},
+    store::{Error, KeyStore},
+};
+use jiff::Timestamp;
+use prometheus::{GaugeVec, IntGaugeVec};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A key that was read, parsed and tried.
+pub struct Held {
+    pub version: Arc<KeyVersion>,
+    pub fingerprint: String,
+    /// The store holds other bytes, or none, under this name now: it opens, but seals no more.
+    pub lost: bool,
+}
+
+type Snapshot = HashMap<Name, Arc<Held>>;
+
+/// Reads keys. Cheap to clone.
+#[derive(Clone)]
+pub struct Keyring {
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    requests: mpsc::Sender<Request>,
+}
+
+/// The one side that talks to the store and changes the set.
+pub struct KeyringWriter {
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    requests: mpsc::Receiver<Request>,
+    worker: Arc<Worker>,
+}
+
+/// What the writer's tasks share.
+struct Worker {
+    store: Arc<dyn KeyStore>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+struct Metrics {
+    verified: GaugeVec,
+    mismatch: IntGaugeVec,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+enum Request {
+    Load(Name, Reply<Arc<Held>>),
+    Create(Name, KeyVersion, Reply<()>),
+    Delete(Name, Reply<()>),
+    List(Reply<Vec<String>>),
+    Status(oneshot::Sender<Result<Duration, Finding>>),
+    Verify(oneshot::Sender<Vec<Verified>>),
+}
+
+/// What a work item leads to.
+enum Outcome {
+    Loaded(Name, Result<Arc<Held>, Error>),
+    Deleted(Name),
+    Nothing,
+}
+
+/// What a verification of one key found.
+pub struct Verified {
+    pub name: Name,
+    pub result: Result<(), Finding>,
+}
+
+/// How many requests to the store may wait; more are refused by waiting in the API.
+const QUEUE: usize = 1024;
+/// How long "there is no such key" is believed.
+const NEGATIVE: Duration = Duration::from_millis(500);
+/// A standby may answer 404 for a key made a moment ago: ask again after this.
+const STALE: Duration = Duration::from_millis(150);
+
+/// A reader and a writer over `store`, without any key yet.
+pub fn new(store: Arc<dyn KeyStore>, registry: &Registry, clock: Clock) -> (Keyring, KeyringWriter) {
+    let (sender, receiver) = watch::channel(Arc::default());
+    let (requests, queue) = mpsc::channel(QUEUE);
+    let worker = Arc::new(Worker { store, clock, metrics: Metrics::new(registry) });
+    (Keyring { snapshot: receiver, requests }, KeyringWriter { snapshot: sender, requests: queue, worker })
+}
+
+// === impl Keyring ===
+
+impl Keyring {
+    /// The key, from memory or, when it is not there, from the store.
+    pub async fn get(&self, name: &Name) -> Result<Arc<Held>, Error> {
+        match self.held(name.as_str()) {
+            Some(held) => Ok(held),
+            None => self.ask(|reply| Request::Load(name.clone(), reply)).await,
+        }
+    }
+
+    /// The key, if it is in memory.
+    pub fn held(&self, name: &str) -> Option<Arc<Held>> {
+        self.snapshot.borrow().get(name).cloned()
+    }
+
+    /// Makes a whole new key.
+    pub async fn create(&self, name: &Name, by: &str, now: Timestamp) -> Result<(), Error> {
+        let version = KeyVersion::generate(Kind::of_this_machine(), now, by.to_owned());
+        self.ask(|reply| Request::Create(name.clone(), version, reply)).await
+    }
+
+    /// Stores a key whose bytes are given; its HMAC key is fresh.
+    pub async fn import(
+        &self,
+        name: &Name,
+        kind: Kind,
+        bytes: Bytes32,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let key = crate::crypto::Key::new(kind, bytes, Some(crate::secret::random32()));
+        let version = KeyVersion { key, created_at: now, created_by: by.to_owned() };
+        self.ask(|reply| Request::Create(name.clone(), version, reply)).await
+    }
+
+    pub async fn delete(&self, name: &Name) -> Result<(), Error> {
+        self.ask(|reply| Request::Delete(name.clone(), reply)).await
+    }
+
+    /// Every name in the store, sorted.
+    pub async fn list(&self) -> Result<Vec<String>, Error> {
+        self.ask(Request::List).await
+    }
+
+    /// How fast the store answers.
+    pub async fn status(&self) -> Result<Duration, Finding> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.send(Request::Status(reply)).await;
+        match (sent, answer.await) {
+            (Ok(()), Ok(result)) => result,
+            _ => Err(ended()),
+        }
+    }
+
+    /// Fetches every key again, compares it with the one at hand, and tries it.
+    pub async fn verify(&self) -> Vec<Verified> {
+        let (reply, answer) = oneshot::channel();
+        match self.requests.send(Request::Verify(reply)).await {
+            Ok(()) => answer.await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.send(request(reply)).await;
+        match (sent, answer.await) {
+            (Ok(()), Ok(result)) => result,
+            _ => Err(Error::Failed(ended())),
+        }
+    }
+}
+
+fn ended() -> Finding {
+    Cause::StoreUnavailable.seen("the key store's task has ended, as at shutdown")
+}
+
+// === impl KeyringWriter ===
+
+impl KeyringWriter {
+    /// Reads, parses, tries and holds a key: what the gate does before anything is served.
+    pub async fn load(&self, name: &Name) -> Result<Arc<Held>, Error> {
+        let held = self.worker.load(name).await?;
+        self.hold(name, held.clone());
+        Ok(held)
+    }
+
+    /// Makes a whole new key and holds it.
+    pub async fn create(&self, name: &Name, by: &str, now: Timestamp) -> Result<Arc<Held>, Error> {
+        let version = KeyVersion::generate(Kind::of_this_machine(), now, by.to_owned());
+        self.worker.store.create(name, &version.to_text()).await?;
+        self.load(name).await
+    }
+
+    /// The store's side: answers requests until no reader is left or it is dropped.
+    pub async fn run(mut self) {
+        let mut work = tokio::task::JoinSet::new();
+        let mut waiting: HashMap<Name, Vec<Reply<Arc<Held>>>> = HashMap::new();
+        let mut absent: HashMap<Name, Instant> = HashMap::new();
+        loop {
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    None => return,
+                    Some(Request::Load(name, reply)) => {
+                        let now = self.worker.clock.now();
+                        absent.retain(|_, at| now < *at + NEGATIVE);
+                        if let Some(held) = self.snapshot.borrow().get(&name) {
+                            let _ = reply.send(Ok(held.clone()));
+                        } else if absent.contains_key(&name) {
+                            let _ = reply.send(Err(Error::Missing(missing(&name))));
+                        } else if let Some(others) = waiting.get_mut(&name) {
+                            others.push(reply);
+                        } else {
+                            waiting.insert(name.clone(), vec![reply]);
+                            let worker = self.worker.clone();
+                            work.spawn(async move { Outcome::Loaded(name.clone(), worker.find(&name).await) });
+                        }
+                    }
+                    Some(other) => {
+                        if let Request::Create(name, ..) = &other {
+                            absent.remove(name);
+                        }
+                        let (worker, snapshot) = (self.worker.clone(), self.snapshot.clone());
+                        work.spawn(async move { worker.serve(other, &snapshot).await });
+                    }
+                },
+                Some(done) = work.join_next() => match done {
+                    Ok(Outcome::Loaded(name, result)) => {
+                        let replies = waiting.remove(&name).unwrap_or_default();
+                        match &result {
+                            Ok(held) => self.hold(&name, held.clone()),
+                            Err(Error::Missing(_)) => drop(absent.insert(name, self.worker.clock.now())),
+                            Err(_) => {}
+                        }
+                        for reply in replies {
+                            let _ = reply.send(share(&result));
+                        }
+                    }
+                    Ok(Outcome::Deleted(name)) => {
+                        self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).remove(&name)));
+                    }
+                    Ok(Outcome::Nothing) => {}
+                    Err(error) => tracing::error!("a task of the key store failed: {error}"),
+                },
+            }
+        }
+    }
+
+    fn hold(&self, name: &Name, held: Arc<Held>) {
+        self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).insert(name.clone(), held)));
+    }
+}
+
+/// The same result for everybody who waited.
+fn share(result: &Result<Arc<Held>, Error>) -> Result<Arc<Held>, Error> {
+    match result {
+        Ok(held) => Ok(held.clone()),
+        Err(Error::Missing(finding)) => Err(Error::Missing(finding.clone())),
+        Err(Error::Failed(finding)) => Err(Error::Failed(finding.clone())),
+        Err(Error::Exists) => Err(Error::Exists),
+    }
+}
+
+fn missing(name: &Name) -> Finding {
+    Cause::KeyMissing.seen(format!("there was no key '{name}' a moment ago"))
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Reads, parses and tries a key.
+    async fn load(&self, name: &Name) -> Result<Arc<Held>, Error> {
+        let text = self.store.get(name).await?;
+        let held = parse(name, &text, &self.store.describe()).map_err(Error::Failed)?;
+        self.metrics.verified.with_label_values(&[name.as_str()]).set(self.clock.unix_seconds());
+        self.metrics.mismatch.with_label_values(&[name.as_str()]).set(0);
+        Ok(Arc::new(held))
+    }
+
+    /// As `load`, but one "missing" is not believed: a standby may not have heard yet.
+    async fn find(&self, name: &Name) -> Result<Arc<Held>, Error> {
+        match self.load(name).await {
+            Err(Error::Missing(_)) => {
+                tokio::time::sleep(STALE).await;
+                self.load(name).await
+            }
+            result => result,
+        }
+    }
+
+    async fn serve(&self, request: Request, snapshot: &watch::Sender<Arc<Snapshot>>) -> Outcome {
+        match request {
+            Request::Load(_, _) => unreachable!("loads must be answered by the loop"),
+            Request::Create(name, version, reply) => {
+                let _ = reply.send(self.store.create(&name, &version.to_text()).await);
+                Outcome::Nothing
+            }
+            Request::Delete(name, reply) => {
+                let result = self.store.delete(&name).await;
+                let outcome = if result.is_ok() { Outcome::Deleted(name) } else { Outcome::Nothing };
+                let _ = reply.send(result);
+                outcome
+            }
+            Request::List(reply) => {
+                let names = self.store.list().await.map_err(Error::Failed).map(|mut names| {
+                    names.sort_unstable();
+                    names
+                });
+                let _ = reply.send(names);
+                Outcome::Nothing
+            }
+            Request::Status(reply) => {
+                let started = self.clock.now();
+                let result = self.store.ready().await.map(|()| self.clock.now() - started);
+                let _ = reply.send(result);
+                Outcome::Nothing
+            }
+            Request::Verify(reply) => {
+                let _ = reply.send(self.verify(snapshot).await);
+                Outcome::Nothing
+            }
+        }
+    }
+
+    /// Every key at hand, fetched again. Bytes that are not at hand are never taken: a changed key is marked, the
+    /// one we hold is kept.
+    async fn verify(&self, snapshot: &watch::Sender<Arc<Snapshot>>) -> Vec<Verified> {
+        let held: Vec<_> =
+            snapshot.borrow().iter().map(|(name, held)| (name.clone(), held.clone())).collect();
+        let mut results = Vec::with_capacity(held.len());
+        for (name, held) in held {
+            let result = self.compare(&name, &held).await;
+            let lost = match &result {
+                Ok(()) => Some(false),
+                Err(finding) => (finding.cause == Cause::KeyReplaced).then_some(true),
+            };
+            if let Some(lost) = lost.filter(|lost| *lost != held.lost) {
+                snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, lost));
+            }
+            self.count(&name, &result);
+            results.push(Verified { name, result });
+        }
+        results
+    }
+
+    async fn compare(&self, name: &Name, held: &Held) -> Result<(), Finding> {
+        let place = self.store.describe();
+        let unexpected = || Cause::StoreUnavailable.seen("the store answered out of turn");
+        let text = self.store.get(name).await.map_err(|error| error.into_finding(unexpected))?;
+        let stored = parse(name, &text, &place)?;
+        if !stored.version.key.same(&held.version.key) {
+            return Err(Cause::KeyReplaced.seen(format!(
+                "the key '{name}' in {place} is another one: its fingerprint is {}, was {}",
+                stored.fingerprint, held.fingerprint
+            )));
+        }
+        Ok(())
+    }
+
+    fn count(&self, name: &Name, result: &Result<(), Finding>) {
+        let label = &[name.as_str()];
+        match result {
+            Ok(()) => {
+                self.metrics.verified.with_label_values(label).set(self.clock.unix_seconds());
+                self.metrics.mismatch.with_label_values(label).set(0);
+            }
+            Err(Finding { cause: Cause::KeyReplaced, .. }) => {
+                self.metrics.mismatch.with_label_values(label).set(1);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Parses a stored key and tries it.
+fn parse(name: &Name, text: &Secret, place: &str) -> Result<Held, Finding> {
+    let version = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
+        Cause::KeyMalformed.seen(format!("the key '{name}' in {place} cannot be used: {error}"))
+    })?;
+    if !version.key.works() {
+        return Err(
+            Cause::KeyTestFailed.seen(format!("the key '{name}' in {place} does not open what it seals"))
+        );
+    }
+    let fingerprint = version.key.fingerprint();
+    Ok(Held { version: Arc::new(version), fingerprint, lost: false })
+}
+
+fn mark(snapshot: &mut Snapshot, name: &Name, lost: bool) {
+    if let Some(held) = snapshot.get_mut(name) {
+        let Held { version, fingerprint, .. } = &**held;
+        *held = Arc::new(Held { version: version.clone(), fingerprint: fingerprint.clone(), lost });
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        Self {
+            verified: registry.gauges(
+                "keswarden_key_last_verified_timestamp_seconds",
+                "When the key was last fetched, compared and tried",
+                &["key"],
+            ),
+            mismatch: registry.int_gauges(
+                "keswarden_key_fingerprint_mismatch",
+                "1 when the store holds other bytes under the key's name than those in use",
+                &["key"],
+            ),
+        }
+    }
+}

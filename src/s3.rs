@@ -1,0 +1,251 @@
+//! The few S3 calls that bucket defaults need: list the buckets, read and set a bucket's default encryption.
+
+use crate::{
+    clock::Clock,
+    secret::Secret,
+    tls::{self, trust::Trust},
+};
+use aws_credential_types::Credentials;
+use aws_sigv4::{
+    http_request::{SignableBody, SignableRequest, SigningSettings, sign},
+    sign::v4,
+};
+use serde::Deserialize;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// Where MinIO is, and as whom to call it.
+#[derive(Clone)]
+pub struct Config {
+    /// `http://host:port` or `https://host:port`, without a path.
+    pub endpoint: String,
+    pub access_key: Arc<Secret>,
+    pub secret_key: Arc<Secret>,
+    /// File or directory of PEM certificates; the system's roots when absent.
+    pub ca: Option<PathBuf>,
+    /// The bound of one request.
+    pub timeout: Duration,
+}
+
+/// A client of one MinIO.
+pub struct Client {
+    http: reqwest::Client,
+    config: Config,
+    clock: Clock,
+}
+
+/// What a bucket's objects are sealed with when the client says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sse {
+    /// SSE-S3: MinIO's default key.
+    S3,
+    /// SSE-KMS with this key.
+    Kms(String),
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("MinIO {endpoint} cannot be reached: {words}")]
+    Unreachable { endpoint: String, words: String },
+    #[error("MinIO answered {status} {code} to {what}: {message}")]
+    Refused { what: String, status: u16, code: String, message: String },
+    #[error("the client for MinIO cannot be set up: {0}")]
+    Setup(String),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Buckets {
+    buckets: BucketList,
+}
+
+#[derive(Deserialize)]
+struct BucketList {
+    #[serde(rename = "Bucket", default)]
+    bucket: Vec<Bucket>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Bucket {
+    name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Encryption {
+    rule: Option<Rule>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Rule {
+    apply_server_side_encryption_by_default: Option<ByDefault>,
+}
+
+#[derive(Deserialize)]
+struct ByDefault {
+    #[serde(rename = "SSEAlgorithm")]
+    algorithm: Option<String>,
+    #[serde(rename = "KMSMasterKeyID")]
+    key: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Failure {
+    code: String,
+    message: String,
+}
+
+struct Answer {
+    status: u16,
+    body: String,
+}
+
+/// MinIO puts this in front of a key's name in places, and takes it off again.
+const ARN: &str = "arn:aws:kms:";
+const REGION: &str = "us-east-1";
+
+// === impl Client ===
+
+impl Client {
+    pub fn new(config: Config, clock: Clock) -> Result<Self, Error> {
+        let setup = |error: tls::Error| Error::Setup(error.to_string());
+        let tls = tls::client_config(Trust::from_setting(config.ca.as_deref()).map_err(setup)?, None)
+            .map_err(setup)?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(config.timeout)
+            .connect_timeout(config.timeout)
+            .build()
+            .map_err(|error| Error::Setup(error.to_string()))?;
+        Ok(Self { http, config, clock })
+    }
+
+    /// The names of all buckets.
+    pub async fn buckets(&self) -> Result<Vec<String>, Error> {
+        let answer = self.call("GET", "/", "", "").await?;
+        let listed: Buckets = parse("the list of buckets", &answer)?;
+        Ok(listed.buckets.bucket.into_iter().map(|bucket| bucket.name).collect())
+    }
+
+    /// The bucket's default encryption; nothing when it has none.
+    pub async fn encryption(&self, bucket: &str) -> Result<Option<Sse>, Error> {
+        let answer = self.call("GET", &format!("/{bucket}"), "encryption=", "").await?;
+        if answer.status == 404 && failure(&answer).code == "ServerSideEncryptionConfigurationNotFoundError" {
+            return Ok(None);
+        }
+        let encryption: Encryption =
+            parse(&format!("reading the default encryption of '{bucket}'"), &answer)?;
+        let by_default = encryption.rule.and_then(|rule| rule.apply_server_side_encryption_by_default);
+        Ok(by_default.and_then(|found| match (found.algorithm.as_deref(), found.key) {
+            (Some("aws:kms"), key) => {
+                let key = key.unwrap_or_default();
+                Some(Sse::Kms(key.strip_prefix(ARN).unwrap_or(&key).to_owned()))
+            }
+            (Some("AES256"), _) => Some(Sse::S3),
+            _ => None,
+        }))
+    }
+
+    /// Sets the bucket's default encryption.
+    pub async fn set_encryption(&self, bucket: &str, sse: &Sse) -> Result<(), Error> {
+        let rule = match sse {
+            Sse::S3 => "<SSEAlgorithm>AES256</SSEAlgorithm>".to_owned(),
+            Sse::Kms(key) => format!(
+                "<SSEAlgorithm>aws:kms</SSEAlgorithm><KMSMasterKeyID>{}</KMSMasterKeyID>",
+                quick_xml::escape::escape(key.as_str())
+            ),
+        };
+        let body = format!(
+            "<ServerSideEncryptionConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Rule>\
+             <ApplyServerSideEncryptionByDefault>{rule}</ApplyServerSideEncryptionByDefault></Rule>\
+             </ServerSideEncryptionConfiguration>"
+        );
+        let answer = self.call("PUT", &format!("/{bucket}"), "encryption=", &body).await?;
+        match answer.status {
+            200 | 204 => Ok(()),
+            _ => Err(refused(&format!("setting the default encryption of '{bucket}'"), &answer)),
+        }
+    }
+
+    async fn call(&self, method: &str, path: &str, query: &str, body: &str) -> Result<Answer, Error> {
+        let Config { endpoint, access_key, secret_key, .. } = &self.config;
+        let mark = if query.is_empty() { "" } else { "?" };
+        let url = format!("{endpoint}{path}{mark}{query}");
+        let setup = |error: &dyn std::fmt::Display| Error::Setup(error.to_string());
+        let credentials =
+            Credentials::new(access_key.expose(), secret_key.expose(), None, None, "settings").into();
+        let params = v4::SigningParams::builder()
+            .identity(&credentials)
+            .region(REGION)
+            .name("s3")
+            .time(self.clock.wall())
+            .settings(settings())
+            .build()
+            .map_err(|error| setup(&error))?
+            .into();
+        let signable =
+            SignableRequest::new(method, &url, std::iter::empty(), SignableBody::Bytes(body.as_bytes()))
+                .map_err(|error| setup(&error))?;
+        let (instructions, _) = sign(signable, &params).map_err(|error| setup(&error))?.into_parts();
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(&url)
+            .body(body.to_owned())
+            .map_err(|error| setup(&error))?;
+        instructions.apply_to_request_http1x(&mut request);
+        let request = reqwest::Request::try_from(request).map_err(|error| setup(&error))?;
+        let unreachable = |error: reqwest::Error| {
+            let words = tls::trouble(&error).map_or_else(|| innermost(&error), |(_, words)| words);
+            Error::Unreachable { endpoint: endpoint.clone(), words }
+        };
+        let answer = self.http.execute(request).await.map_err(unreachable)?;
+        Ok(Answer { status: answer.status().as_u16(), body: answer.text().await.map_err(unreachable)? })
+    }
+}
+
+/// S3 wants the hash of the body in a header, and the path as it is.
+fn settings() -> SigningSettings {
+    use aws_sigv4::http_request::{PayloadChecksumKind, PercentEncodingMode, UriPathNormalizationMode};
+    let mut settings = SigningSettings::default();
+    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    settings.percent_encoding_mode = PercentEncodingMode::Single;
+    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    settings
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &str, answer: &Answer) -> Result<T, Error> {
+    match answer.status {
+        200 => quick_xml::de::from_str(&answer.body).map_err(|error| Error::Refused {
+            what: what.to_owned(),
+            status: 200,
+            code: "Unreadable".to_owned(),
+            message: error.to_string(),
+        }),
+        _ => Err(refused(what, answer)),
+    }
+}
+
+fn failure(answer: &Answer) -> Failure {
+    quick_xml::de::from_str(&answer.body).unwrap_or_default()
+}
+
+fn refused(what: &str, answer: &Answer) -> Error {
+    let Failure { code, message } = failure(answer);
+    Error::Refused { what: what.to_owned(), status: answer.status, code, message }
+}
+
+fn innermost(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut last: &(dyn std::error::Error + 'static) = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

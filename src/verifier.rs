@@ -1,0 +1,93 @@
+//! Re-verification: at an interval every key at hand is fetched again, compared and tried.
+//!
+//! An outage changes nothing but a metric and a log line; another key under the same name stops sealing, at once.
+
+use crate::{
+    cause::Cause,
+    health::Health,
+    keyring::{Keyring, Verified},
+    metrics::Registry,
+    retry::Backoff,
+    shutdown::{Drain, Ended},
+};
+use prometheus::IntCounterVec;
+use std::{collections::BTreeMap, time::Duration};
+
+/// How often.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub interval: Duration,
+}
+
+/// Verifies until the drain.
+pub struct Verifier {
+    config: Config,
+    keyring: Keyring,
+    health: Health,
+    runs: IntCounterVec,
+    /// What is wrong with which key, as last logged.
+    known: BTreeMap<String, Cause>,
+}
+
+// === impl Verifier ===
+
+impl Verifier {
+    pub fn new(config: Config, keyring: Keyring, registry: &Registry, health: Health) -> Self {
+        let runs = registry.counters(
+            "keswarden_key_verifications_total",
+            "Keys fetched again and compared, by outcome",
+            &["outcome"],
+        );
+        for outcome in ["ok", "failed", "changed"] {
+            runs.with_label_values(&[outcome]);
+        }
+        Self { config, keyring, health, runs, known: BTreeMap::new() }
+    }
+
+    pub async fn run(mut self, mut drain: Drain) -> Ended {
+        let mut retry = Backoff::new(self.config.interval.min(Duration::from_secs(1)), self.config.interval);
+        let mut delay = self.config.interval;
+        loop {
+            if drain.or(tokio::time::sleep(delay)).await.is_none() {
+                return Ended::Drained;
+            }
+            let Some(results) = drain.or(self.keyring.verify()).await else { return Ended::Drained };
+            let good = results.iter().all(|verified| verified.result.is_ok());
+            self.report(&results);
+            // An outage is looked at more often, so that its end is seen soon.
+            delay = if good { self.config.interval } else { retry.next_delay().min(self.config.interval) };
+            if good {
+                retry.reset();
+            }
+        }
+    }
+
+    fn report(&mut self, results: &[Verified]) {
+        let mut keys = serde_json::Map::new();
+        for Verified { name, result } in results {
+            let cause = result.as_ref().err().map(|finding| finding.cause);
+            let outcome = match cause {
+                None => "ok",
+                Some(Cause::KeyReplaced) => "changed",
+                Some(_) => "failed",
+            };
+            self.runs.with_label_values(&[outcome]).inc();
+            keys.insert(name.to_string(), outcome.into());
+            let before = match cause {
+                None => self.known.remove(name.as_str()),
+                Some(cause) => self.known.insert(name.to_string(), cause),
+            };
+            match result {
+                _ if before == cause => {}
+                Ok(()) => tracing::info!(key = %name, "the key is verified again"),
+                Err(finding) if finding.cause == Cause::KeyReplaced => {
+                    tracing::error!(key = %name, cause = finding.cause.id(), "sealing with the key has stopped: {finding}");
+                }
+                Err(finding) => {
+                    tracing::warn!(key = %name, cause = finding.cause.id(), "the key goes on being served, unverified: {finding}");
+                }
+            }
+        }
+        self.health.note("verification", keys.into());
+    }
+}
