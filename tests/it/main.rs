@@ -1,1 +1,14 @@
+//! Integration tests: the real app in process on port 0, the real binary, and real peers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and may ask what time it is"
+)]
 
+mod api;
+mod commands;
+mod gate;
+mod harness;
+mod outage;
+mod settings;
+mod vectors;

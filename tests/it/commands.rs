@@ -1,0 +1,146 @@
+//! The binary's commands, as a person runs them.
+
+use crate::harness::{closed_port, eventually};
+use keswarden::crypto::key_version::KeyVersion;
+use std::{
+    io::Read,
+    process::{Child, Command, Output, Stdio},
+};
+
+fn keswarden(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_keswarden")).args(arguments).env_clear().output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn a_new_key_is_whole_and_every_time_another() {
+    let (one, other) = (keswarden(&["key", "new"]), keswarden(&["key", "new", "my-key"]));
+    assert_ne!(one.stdout, other.stdout);
+    assert!(!stdout(&one).ends_with('\n'), "what is piped into `bao kv put` has no line end");
+    for output in [&one, &other] {
+        assert!(KeyVersion::parse(&output.stdout).unwrap().key.has_hmac());
+    }
+    let hint = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(hint.contains("bao kv put -cas=0 -mount=kv my-key my-key=-"), "{hint}");
+    assert_eq!(keswarden(&["key", "new", "my.key"]).status.code(), Some(64));
+}
+
+#[test]
+fn an_api_key_and_its_identity_belong_together() {
+    let made = keswarden(&["identity", "new"]);
+    let of = keswarden(&["identity", "of", stdout(&made).trim()]);
+    assert!(String::from_utf8_lossy(&made.stderr).contains(stdout(&of).trim()));
+    assert_eq!(stdout(&of).trim().len(), 64);
+    assert_eq!(keswarden(&["identity", "of", "kes:v1:nonsense"]).status.code(), Some(64));
+}
+
+#[test]
+fn help_names_every_exit_code_and_wrong_arguments_are_refused() {
+    let help = keswarden(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    for code in ["64", "65", "69", "70", "71", "77"] {
+        assert!(stdout(&help).contains(&format!("  {code}  ")), "{code}");
+    }
+    assert_eq!(keswarden(&["frobnicate"]).status.code(), Some(64));
+    assert!(stdout(&keswarden(&["version"])).starts_with("keswarden 0."));
+}
+
+struct Dev(Child);
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn dev(dir: &str, api: u16, admin: u16) -> Dev {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keswarden"));
+    command.args(["dev", "--dir", dir]).env_clear();
+    command
+        .env("KESWARDEN_ADDR", format!("127.0.0.1:{api}"))
+        .env("KESWARDEN_ADMIN_ADDR", format!("127.0.0.1:{admin}"));
+    Dev(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+fn health(admin: u16) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keswarden"));
+    command
+        .arg("health")
+        .env_clear()
+        .env("KESWARDEN_ADMIN_ADDR", format!("0.0.0.0:{admin}"))
+        .output()
+        .unwrap()
+}
+
+fn drain(mut dev: Dev) -> (Option<i32>, String, String) {
+    let pid = dev.0.id().to_string();
+    Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    let code = eventually("it ends", || dev.0.try_wait().unwrap()).code();
+    let (mut out, mut err) = (String::new(), String::new());
+    dev.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    dev.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    (code, out, err)
+}
+
+#[test]
+fn dev_serves_prints_what_minio_needs_and_a_second_start_has_the_same_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("dev");
+    let place = place.to_str().unwrap();
+    let (api, admin) = (closed_port(), closed_port());
+    assert_eq!(health(admin).status.code(), Some(1), "nobody answers yet");
+    let first = dev(place, api, admin);
+    eventually("dev is ready", || (health(admin).status.code() == Some(0)).then_some(()));
+    let taken = dev(place, api, closed_port());
+    let (code, _, err) = {
+        let mut taken = taken;
+        let code = eventually("the second one ends", || taken.0.try_wait().unwrap()).code();
+        let mut err = String::new();
+        taken.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        (code, (), err)
+    };
+    assert_eq!(code, Some(71), "{err}");
+    assert!(err.contains("cannot_bind") && err.contains("KESWARDEN_ADDR"), "{err}");
+
+    let (code, out, err) = drain(first);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        err.contains("this is for trying out") && err.contains("SIGINT: draining") && err.contains("drained"),
+        "{err}"
+    );
+    for name in ["ENDPOINT", "API_KEY", "CAPATH", "KEY_NAME"] {
+        assert!(out.contains(&format!("export MINIO_KMS_KES_{name}=\"")), "{out}");
+    }
+    let exports = |text: &str| {
+        text.lines().filter(|line| line.starts_with("export")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let written = std::fs::read_to_string(format!("{place}/minio.env")).unwrap();
+    assert_eq!(exports(&out), exports(&written));
+
+    let second = dev(place, api, admin);
+    eventually("dev is ready again", || (health(admin).status.code() == Some(0)).then_some(()));
+    let (_, out_again, err) = drain(second);
+    assert_eq!(exports(&out), exports(&out_again), "the same API key and CA");
+    assert!(!err.contains("was made"), "{err}");
+
+    std::fs::remove_file(format!("{place}/keys/minio-default-key")).unwrap();
+    let third = dev(place, api, admin);
+    let text = eventually("it waits", || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keswarden"));
+        let asked = command
+            .args(["health", "--json"])
+            .env_clear()
+            .env("KESWARDEN_ADMIN_ADDR", format!("127.0.0.1:{admin}"));
+        let text = stdout(&asked.output().unwrap());
+        text.contains("key_missing").then_some(text)
+    });
+    assert!(
+        text.contains("keswarden key new"),
+        "a default key that is gone is never made again by itself: {text}"
+    );
+    drain(third);
+}
