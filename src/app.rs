@@ -26,7 +26,7 @@ use crate::{
 use prometheus::Gauge;
 use rustls::ServerConfig;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// What a test may put in place of the real thing.
 #[derive(Default)]
@@ -178,7 +178,7 @@ impl Bound {
         let admin_server = admin::Server::new(parts.health.clone(), parts.registry.clone());
         // Health is served to the very end: it says that we drain.
         let (admin_stop, admin_drain) = shutdown::channel();
-        tasks.spawn("health", admin.serve(None, admin_server, admin_drain, Duration::from_secs(1)));
+        tasks.spawn("health", admin.serve(None, admin_server, admin_drain, Duration::from_secs(1), || {}));
 
         let result = parts.serve(&mut tasks, api, (gate_guard, api_guard), drain.clone()).await;
         let result = match result {
@@ -241,6 +241,7 @@ impl Parts {
         mut drain: Drain,
     ) -> Result<(), Stopped> {
         let Self { settings, store, health, registry, clock, .. } = self;
+        let address = api.address;
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
         let gate = settings.gate();
         let passing = gate::pass(&gate, store.clone(), gate_guard, health, registry, clock.clone());
@@ -257,11 +258,16 @@ impl Parts {
         });
         let (policies, policies_receiver) = watch::channel(Arc::new(self.policies()?));
         let (tls, tls_receiver) = watch::channel(self.server_config()?);
-        self.spawn_api(tasks, api, keyring.clone(), policies_receiver, tls_receiver, drain.clone());
+        let listening =
+            self.spawn_api(tasks, api, keyring.clone(), policies_receiver, tls_receiver, drain.clone());
         self.spawn_control(tasks, keyring, drain, (policies, tls));
+        if listening.await.is_err() {
+            // It could not listen, and says why as its task ends.
+            return Ok(());
+        }
         api_guard.done();
         notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
-        tracing::info!(api = %settings.address, admin = %settings.admin_address, store = store.describe(), "serving");
+        tracing::info!(api = %address, store = store.describe(), "serving");
         Ok(())
     }
 
@@ -274,15 +280,18 @@ impl Parts {
         policies: watch::Receiver<Arc<Policies>>,
         tls: http::Tls,
         drain: Drain,
-    ) {
+    ) -> oneshot::Receiver<()> {
         let Self { settings, registry, clock, .. } = self;
+        let (listens, listening) = oneshot::channel();
         let server = kes::Server::new(keyring, policies, settings.kes.clone(), registry, clock.clone());
         let grace = settings.drain_timeout;
-        let (done, ended) = tokio::sync::oneshot::channel();
+        let (done, ended) = oneshot::channel();
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let _ = done.send(match runtime {
-                Ok(runtime) => runtime.block_on(api.serve(Some(tls), server, drain, grace)),
+                Ok(runtime) => runtime.block_on(api.serve(Some(tls), server, drain, grace, || {
+                    let _ = listens.send(());
+                })),
                 Err(error) => Ended::Failed(format!("no runtime: {error}")),
             });
         };
@@ -293,6 +302,7 @@ impl Parts {
                 Err(error) => Ended::Failed(format!("no thread: {error}")),
             }
         });
+        listening
     }
 
     /// What goes on beside the API.

@@ -94,18 +94,21 @@ impl Bound {
         bind().map_err(refused)
     }
 
-    /// Serves until the drain starts; then finishes what is under way, `grace` long at most.
+    /// Serves until the drain starts; then finishes what is under way, `grace` long at most. `listening` hears when
+    /// clients are no longer refused.
     pub async fn serve(
         self,
         tls: Option<Tls>,
         handler: impl Handler,
         mut drain: Drain,
         grace: Duration,
+        listening: impl FnOnce(),
     ) -> Ended {
         let listener = match self.socket.listen(BACKLOG) {
             Ok(listener) => listener,
             Err(error) => return Ended::Failed(format!("cannot listen on {}: {error}", self.address)),
         };
+        listening();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();

@@ -57,7 +57,7 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 enum Request {
     Load(Name, Reply<Arc<Held>>),
-    Create(Name, KeyVersion, Reply<()>),
+    Create(Name, Box<KeyVersion>, Reply<()>),
     Delete(Name, Reply<()>),
     List(Reply<Vec<String>>),
     Status(oneshot::Sender<Result<Duration, Finding>>),
@@ -111,7 +111,7 @@ impl Keyring {
     /// Makes a whole new key.
     pub async fn create(&self, name: &Name, by: &str, now: Timestamp) -> Result<(), Error> {
         let version = KeyVersion::generate(Kind::of_this_machine(), now, by.to_owned());
-        self.ask(|reply| Request::Create(name.clone(), version, reply)).await
+        self.ask(|reply| Request::Create(name.clone(), Box::new(version), reply)).await
     }
 
     /// Stores a key whose bytes are given; its HMAC key is fresh.
@@ -125,7 +125,7 @@ impl Keyring {
     ) -> Result<(), Error> {
         let key = crate::crypto::Key::new(kind, bytes, Some(crate::secret::random32()));
         let version = KeyVersion { key, created_at: now, created_by: by.to_owned() };
-        self.ask(|reply| Request::Create(name.clone(), version, reply)).await
+        self.ask(|reply| Request::Create(name.clone(), Box::new(version), reply)).await
     }
 
     pub async fn delete(&self, name: &Name) -> Result<(), Error> {

@@ -34,14 +34,22 @@ fn layer(module: &str) -> Option<u8> {
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).expect("src must be readable").map(|entry| entry.expect("an entry must be readable").path());
+    let entries = fs::read_dir(dir)
+        .expect("src must be readable")
+        .map(|entry| entry.expect("an entry must be readable").path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 /// The module that a file belongs to: the first part of its path below `src`.
 fn module_of(file: &Path, src: &Path) -> String {
     let inner = file.strip_prefix(src).expect("a file must be below src");
-    let first = inner.components().next().expect("a file must have a name").as_os_str().to_string_lossy().into_owned();
+    let first = inner
+        .components()
+        .next()
+        .expect("a file must have a name")
+        .as_os_str()
+        .to_string_lossy()
+        .into_owned();
     first.trim_end_matches(".rs").to_owned()
 }
 
@@ -86,7 +94,8 @@ fn a_module_names_only_what_is_below_it() {
         if module == "lib" {
             continue;
         }
-        let own = layer(&module).unwrap_or_else(|| panic!("{} is in no layer: add it to the map", file.display()));
+        let own =
+            layer(&module).unwrap_or_else(|| panic!("{} is in no layer: add it to the map", file.display()));
         seen.insert(module.clone(), ());
         let text = fs::read_to_string(&file).expect("a source file must be readable");
         for name in named(&text) {

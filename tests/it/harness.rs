@@ -123,8 +123,12 @@ impl App {
 
     pub fn client(&self, pair: Option<Pair>, http1: bool) -> Client {
         let trust = Trust::only(&self.run_dir.path().join("ca.crt")).unwrap();
+        let mut config = tls::client_config(trust, pair).unwrap();
+        if !http1 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
         let builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(trust, pair).unwrap())
+            .tls_backend_preconfigured(config)
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(20));
         let builder = if http1 { builder.http1_only() } else { builder };

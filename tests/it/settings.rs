@@ -71,8 +71,8 @@ fn all_that_is_wrong_is_said_in_one_run_and_no_secret_is_shown() {
         "VAULT_ADDR",
         "VAULT_TOKEN",
         "VAULT_SECRET_ID",
-        "KV_MOUNT",
-        "KV_VERSION",
+        "VAULT_KV_MOUNT",
+        "VAULT_KV_VERSION",
         "KEY_NAME",
         "ADDR",
         "GATE_TIMEOUT",
@@ -106,7 +106,8 @@ fn kes_s_own_file_is_a_whole_set_up() {
     let file = "
 version: v1
 address: 0.0.0.0:7373
-admin: { identity: ${MINIO_KES_IDENTITY} }
+admin:
+  identity: ${MINIO_KES_IDENTITY}
 tls: { key: /tmp/kes/server.key, cert: /tmp/kes/server.crt }
 policy:
   minio:

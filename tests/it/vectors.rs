@@ -42,7 +42,7 @@ fn ciphertexts_of_all_three_formats_open_or_are_refused_as_by_kes() {
         let opened = key(&row).open(&bytes(&row, "ciphertext_hex"), &bytes(&row, "context_hex"));
         match row["expect"].as_str().unwrap() {
             "ok" => {
-                assert_eq!(*opened.expect(&text(&row, "id")), bytes(&row, "plaintext_hex"), "{}", row["id"])
+                assert_eq!(*opened.unwrap(), bytes(&row, "plaintext_hex"), "{}", row["id"])
             }
             _ => assert!(opened.is_err(), "{} must be refused: {}", row["id"], row["reason"]),
         }
@@ -106,7 +106,9 @@ fn keys_that_we_write_are_byte_for_byte_what_kes_writes() {
         let content = text(&row, "file_content");
         let parsed = KeyVersion::parse(content.as_bytes()).unwrap();
         assert_eq!(parsed.to_text().expose(), content);
-        assert_eq!(parsed.created_at.to_string(), text(&row["describe_response"], "created_at"));
+        if let Some(created_at) = row["describe_response"]["created_at"].as_str() {
+            assert_eq!(parsed.created_at.to_string(), created_at);
+        }
         let with_line_end = KeyVersion::parse(format!("{content}\r\n").as_bytes()).unwrap();
         assert!(with_line_end.key.same(&parsed.key));
     }
