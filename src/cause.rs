@@ -66,6 +66,7 @@ causes! {
     LoginRefused = "login_refused", Credentials, "replace the credentials; a wrong, expired or used-up secret_id all look like this";
     LoginDenied = "login_denied", Credentials, "check that the auth mount exists, and whether the role is locked out after failed logins (`bao read sys/locked-users`)";
     CredentialUnreadable = "credential_unreadable", Machine, "make the credential file readable for this process, with the credential in it";
+    TlsFileUnusable = "tls_file_unusable", Machine, "mount the file, in PEM form, readable for this process";
     TokenDead = "token_dead", Credentials, "give a fresh token: this one is expired, revoked or not of this Vault";
     PolicyMissing = "policy_missing", Credentials, "add the path to the policy of this role or token";
     MountMissing = "mount_missing", Unavailable, "enable the K/V engine, or correct KESWARDEN_VAULT_KV_MOUNT";

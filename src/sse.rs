@@ -81,20 +81,25 @@ impl Enforcer {
     async fn round(&mut self) -> Result<(), Error> {
         let names = self.client.buckets().await?;
         self.seen.retain(|name, _| names.contains(name));
+        let mut trouble = Ok(());
         for name in names {
             let now = self.clock.now();
             let settled = self.seen.get(&name).is_some_and(|seen| now - seen.at < TRUST);
-            if !settled {
-                let first = !self.seen.contains_key(&name);
-                let state = self.look_at(&name, first).await?;
-                self.seen.insert(name, Seen { state, at: now });
+            if settled {
+                continue;
+            }
+            let first = !self.seen.contains_key(&name);
+            // One bucket that cannot be looked after is no reason to leave the others alone.
+            match self.look_at(&name, first).await {
+                Ok(state) => drop(self.seen.insert(name, Seen { state, at: now })),
+                Err(error) => trouble = Err(error),
             }
         }
         for state in policy::STATES {
             let count = self.seen.values().filter(|seen| seen.state == state).count();
             self.metrics.buckets.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        Ok(())
+        trouble
     }
 
     async fn look_at(&self, bucket: &str, first: bool) -> Result<&'static str, Error> {

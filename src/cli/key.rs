@@ -42,9 +42,9 @@ fn new(name: Option<String>) -> u8 {
     let key = KeyVersion::generate(Kind::of_this_machine(), now, String::new());
     let text = key.to_text();
     if let Some(name) = name {
-        eprintln!("store it once, and keep a backup: what it seals opens with nothing else");
-        eprintln!("  keswarden key new | bao kv put -cas=0 -mount=kv {name} {name}=-");
-        eprintln!("fingerprint of the key below: {}", key.key.fingerprint());
+        eprintln!("store it once, in the field '{name}' of the secret [PREFIX/]{name}, and keep a backup:");
+        eprintln!("  … | bao kv put -cas=0 -mount=kv [PREFIX/]{name} {name}=-");
+        eprintln!("what it seals opens with nothing else; its fingerprint is {}", key.key.fingerprint());
     }
     let mut out = std::io::stdout().lock();
     // `bao kv put NAME=-` stores what it reads: no line end unless a person reads it.

@@ -139,9 +139,9 @@ impl RunDir {
             Some(issuer) => params.signed_by(key, issuer),
         };
         let certificate = certificate.expect("our own keys must sign");
-        write(&self.path(mint.file), 0o644, certificate.pem().as_bytes())?;
+        write_lightly(&self.path(mint.file), 0o644, certificate.pem().as_bytes())?;
         if mint.file == "server.crt" {
-            write(&self.path("server.names"), 0o644, self.names.join("\n").as_bytes())?;
+            write_lightly(&self.path("server.names"), 0o644, self.names.join("\n").as_bytes())?;
         }
         Ok(true)
     }
@@ -192,14 +192,25 @@ pub fn is_name(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok() || rustls::pki_types::DnsName::try_from(text).is_ok()
 }
 
-/// Writes a file so that readers see the old one or the whole new one.
+/// Writes a file so that readers see the old one or the whole new one, even after a power cut.
 pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
+    put(path, mode, bytes, true)
+}
+
+/// As `write`, for what is made anew when it is not whole: not waited for until it is on the disk.
+fn write_lightly(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
+    put(path, mode, bytes, false)
+}
+
+fn put(path: &Path, mode: u32, bytes: &[u8], durable: bool) -> Result<(), Error> {
     let new = path.with_extension("new");
     let result = (|| {
         let _ = fs::remove_file(&new);
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if durable {
+            file.sync_all()?;
+        }
         fs::rename(&new, path)
     })();
     result.map_err(|error| unwritable(path, error))

@@ -44,7 +44,7 @@ pub struct Real(reqwest::Client);
 
 impl Real {
     pub fn new(config: &Config) -> Result<Self, Finding> {
-        let unusable = |error: tls::Error| Cause::VaultTlsUnknownCa.seen(error.to_string());
+        let unusable = |error: tls::Error| Cause::TlsFileUnusable.seen(format!("for TLS to Vault: {error}"));
         let trust = Trust::from_setting(config.ca.as_deref()).map_err(unusable)?;
         let own = config.client_certificate.as_ref().map(|(certificate, key)| Pair::read(certificate, key));
         let tls = tls::client_config(trust, own.transpose().map_err(unusable)?).map_err(unusable)?;

@@ -268,7 +268,7 @@ fn plain_http_and_garbage_are_told_off() {
     assert!(plain.starts_with("HTTP/1.0 400 Bad Request\r\n"), "{plain}");
     assert!(plain.ends_with("\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"), "{plain}");
     talk(b"\0\0\0\0garbage");
-    talk(&[0x16, 3, 1, 0, 2, 0xff, 0xff]);
+    talk(&[0x16, 3, 1, 0, 4, 0xff, 0, 0, 0]);
     assert_eq!(app.minio(false).call("GET", "/version", None).status, 200);
 }
 

@@ -24,7 +24,7 @@ fn a_new_key_is_whole_and_every_time_another() {
         assert!(KeyVersion::parse(&output.stdout).unwrap().key.has_hmac());
     }
     let hint = String::from_utf8_lossy(&other.stderr).into_owned();
-    assert!(hint.contains("bao kv put -cas=0 -mount=kv my-key my-key=-"), "{hint}");
+    assert!(hint.contains("bao kv put -cas=0 -mount=kv [PREFIX/]my-key my-key=-"), "{hint}");
     assert_eq!(keswarden(&["key", "new", "my.key"]).status.code(), Some(64));
 }
 

@@ -11,4 +11,5 @@ mod gate;
 mod harness;
 mod outage;
 mod settings;
+mod vault_faults;
 mod vectors;

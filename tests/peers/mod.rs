@@ -1,0 +1,112 @@
+//! Real peers for the tests: OpenBao, MinIO, its client `mc`, and the keswarden binary beside them.
+//!
+//! Ports come from the OS, every wait is a condition with a deadline, every process is ended by its own handle, and
+//! every panic tells what was seen last. Nothing is ever skipped: a test that cannot run fails.
+#![allow(dead_code, reason = "each test uses its own part of it")]
+
+mod agent;
+mod bao;
+mod http;
+mod minio;
+mod process;
+
+#[allow(unused_imports, reason = "each test uses its own part of it")]
+pub use self::{
+    agent::Agent,
+    bao::{Bao, policy},
+    http::{answers, http_get},
+    minio::{Mc, Minio},
+    process::{Process, finish, succeeded},
+};
+
+use std::{
+    io::Read,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// For what takes a moment on an idle machine, and much longer on a busy one.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Pause between two looks at a condition.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A setting: name and value.
+pub type Var = (&'static str, String);
+
+/// What one look at a condition gave: the value, or what was seen in its place.
+pub trait Look {
+    type Value;
+
+    fn seen(self) -> Result<Self::Value, String>;
+}
+
+/// A peer's binary.
+pub fn binary(name: &str) -> PathBuf {
+    let folder = std::env::var_os("KESWARDEN_PEERS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers"), PathBuf::from);
+    let path = folder.join("bin").join(name);
+    assert!(path.exists(), "{} is missing: run tests/peers/install first", path.display());
+    path
+}
+
+/// A port that nobody gets by chance: the OS gives it, and keeps it in TIME_WAIT, so that for the next minute only a
+/// server that asks for this very port (with SO_REUSEADDR, as they all do) has it.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the OS must give a port");
+    let address = listener.local_addr().expect("a listener must have an address");
+    let mut client = TcpStream::connect(address).expect("a listener must be reachable");
+    let (accepted, _) = listener.accept().expect("a connection must be accepted");
+    // TIME_WAIT is on the side that closes first.
+    drop(accepted);
+    let read = client.read(&mut [0]).expect("the end of a connection must be seen");
+    assert_eq!(read, 0, "nobody must have written");
+    address.port()
+}
+
+/// Looks until the condition holds; panics at the deadline with what was seen last.
+pub fn eventually<L: Look>(deadline: Duration, what: &str, mut look: impl FnMut() -> L) -> L::Value {
+    let end = Instant::now() + deadline;
+    loop {
+        match look().seen() {
+            Ok(value) => return value,
+            Err(state) => {
+                assert!(Instant::now() < end, "not within {deadline:?}: {what}; last seen: {state}")
+            }
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Bytes for people.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+// === impl Look ===
+
+impl<T> Look for Option<T> {
+    type Value = T;
+
+    fn seen(self) -> Result<T, String> {
+        self.ok_or_else(|| "nothing yet".to_owned())
+    }
+}
+
+impl<T> Look for Result<T, String> {
+    type Value = T;
+
+    fn seen(self) -> Self {
+        self
+    }
+}
+
+impl Look for bool {
+    type Value = ();
+
+    fn seen(self) -> Result<(), String> {
+        if self { Ok(()) } else { Err("not yet".to_owned()) }
+    }
+}
