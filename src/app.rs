@@ -211,13 +211,10 @@ async fn watch_over(
     trigger.drain();
     notify(&[sd_notify::NotifyState::Stopping]);
     let finished = async {
-        while let Some((name, ended)) = tasks.next().await {
-            if let Ended::Failed(reason) = ended {
+        // Health is the last one: it goes on until told otherwise.
+        while tasks.len() > 1 {
+            if let Some((name, Ended::Failed(reason))) = tasks.next().await {
                 tracing::error!("{name} failed while draining: {reason}");
-            }
-            // Health is the last one: it goes on until told otherwise.
-            if name == "api" {
-                break;
             }
         }
     };
@@ -251,10 +248,12 @@ impl Parts {
             writer.run().await;
             Ended::Drained
         });
-        let kept = store.clone();
+        let (kept, mut until) = (store.clone(), drain.clone());
         tasks.spawn("credentials", async move {
-            kept.keep().await;
-            Ended::Failed("it stopped renewing".to_owned())
+            match until.or(kept.keep()).await {
+                None => Ended::Drained,
+                Some(()) => Ended::Failed("it stopped renewing".to_owned()),
+            }
         });
         let (policies, policies_receiver) = watch::channel(Arc::new(self.policies()?));
         let (tls, tls_receiver) = watch::channel(self.server_config()?);

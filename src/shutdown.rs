@@ -80,6 +80,15 @@ impl Tasks {
         }
     }
 
+    /// How many have not ended.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn abort_all(&mut self) {
         self.0.abort_all();
     }

@@ -5,10 +5,14 @@
     reason = "a test may panic, and may ask what time it is"
 )]
 
+#[path = "../peers/mod.rs"]
+mod peers;
+
 mod api;
 mod commands;
 mod gate;
 mod harness;
+mod journey;
 mod outage;
 mod settings;
 mod vault_faults;
