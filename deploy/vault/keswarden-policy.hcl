@@ -1,0 +1,16 @@
+# What an agent may do in Vault or OpenBao: K/V v2 at kv/, keys below minio/. Nothing here can change or remove a key.
+path "kv/data/minio/*"        { capabilities = ["create", "read"] } # create: `mc admin kms key create`; read alone is enough without it
+path "kv/metadata/minio/*"    { capabilities = ["read", "list"] }   # to tell a key that never was from one that is gone
+path "kv/metadata/minio"      { capabilities = ["list"] }
+
+# Only needed because the role has no default policy.
+path "auth/token/lookup-self" { capabilities = ["read"] }
+path "auth/token/renew-self"  { capabilities = ["update"] }
+path "auth/token/revoke-self" { capabilities = ["update"] }
+
+# K/V v1 in place of the first three:
+#   path "kv/minio/*" { capabilities = ["create", "read", "list"] }
+#   path "kv/minio"   { capabilities = ["list"] }
+# Keys wrapped by transit (update only: create would silently make a missing transit key):
+#   path "transit/encrypt/minio" { capabilities = ["update"] }
+#   path "transit/decrypt/minio" { capabilities = ["update"] }
