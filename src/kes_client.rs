@@ -22,6 +22,8 @@ pub struct Config {
     /// File or directory of PEM certificates; the system's roots when absent.
     pub ca: Option<PathBuf>,
     pub identity: ClientIdentity,
+    /// The CA of our own server: who shows a certificate of it is us.
+    pub ours: PathBuf,
     /// The bound of one request.
     pub timeout: Duration,
 }
@@ -36,6 +38,8 @@ pub enum ClientIdentity {
 /// A client of one KES.
 pub struct Client {
     http: reqwest::Client,
+    /// Trusts our own CA and nobody else; absent where there is none.
+    ours: Option<reqwest::Client>,
     config: Config,
 }
 
@@ -65,30 +69,24 @@ impl Client {
     pub fn new(config: Config, clock: &Clock) -> Result<Self, Finding> {
         let trust = Trust::from_setting(config.ca.as_deref())
             .map_err(|error| Cause::KesTls.seen(format!("MinIO's CA for KES cannot be used: {error}")))?;
-        let unusable = |reason: String| {
-            Cause::KesNoCertificate.seen(format!("MinIO's identity for KES cannot be used: {reason}"))
+        let pair = || config.identity.pair(clock);
+        let http = connect(trust, pair()?, config.timeout)?;
+        let ours = match Trust::only(&config.ours) {
+            Ok(trust) => Some(connect(trust, pair()?, config.timeout)?),
+            Err(_) => None,
         };
-        let pair = match &config.identity {
-            ClientIdentity::ApiKey(text) => {
-                let key =
-                    ApiKey::parse(text.expose()).map_err(|error| unusable(format!("the API key {error}")))?;
-                let (certificate, key) = key.certificate(clock::unix(clock.wall()) as i64);
-                Pair { chain: vec![certificate], key }
+        Ok(Self { http, ours, config })
+    }
+
+    /// An endpoint shows a certificate of our own CA: that is us, and not to be waited for.
+    pub async fn is_ours(&self) -> bool {
+        let Some(ours) = &self.ours else { return false };
+        for endpoint in &self.config.endpoints {
+            if ours.get(format!("{}/version", endpoint.trim_end_matches('/'))).send().await.is_ok() {
+                return true;
             }
-            ClientIdentity::Certificate { certificate, key } => {
-                Pair::read(certificate, key).map_err(|error| unusable(error.to_string()))?
-            }
-        };
-        let tls = tls::client_config(trust, Some(pair)).map_err(|error| unusable(error.to_string()))?;
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(config.timeout)
-            .connect_timeout(config.timeout)
-            .build()
-            .map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { http, config })
+        }
+        false
     }
 
     /// What the key's data key is, sealed and opened again by the first endpoint that answers.
@@ -140,6 +138,40 @@ impl Client {
             _ => Err(refused(endpoint, &path, status, &body, key)),
         }
     }
+}
+
+// === impl ClientIdentity ===
+
+impl ClientIdentity {
+    fn pair(&self, clock: &Clock) -> Result<Pair, Finding> {
+        match self {
+            Self::ApiKey(text) => {
+                let key = ApiKey::parse(text.expose())
+                    .map_err(|error| unusable(&format!("the API key {error}")))?;
+                let (certificate, key) = key.certificate(clock::unix(clock.wall()) as i64);
+                Ok(Pair { chain: vec![certificate], key })
+            }
+            Self::Certificate { certificate, key } => {
+                Pair::read(certificate, key).map_err(|error| unusable(&error.to_string()))
+            }
+        }
+    }
+}
+
+fn unusable(reason: &str) -> Finding {
+    Cause::KesNoCertificate.seen(format!("MinIO's identity for KES cannot be used: {reason}"))
+}
+
+fn connect(trust: Trust, pair: Pair, timeout: Duration) -> Result<reqwest::Client, Finding> {
+    let tls = tls::client_config(trust, Some(pair)).map_err(|error| unusable(&error.to_string()))?;
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .timeout(timeout)
+        .connect_timeout(timeout)
+        .build()
+        .map_err(|error| unusable(&error.to_string()))
 }
 
 fn unreachable(endpoint: &str, error: &reqwest::Error) -> Finding {

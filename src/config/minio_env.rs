@@ -53,9 +53,9 @@ impl MinioEnv {
         let ca = get(CAPATH).map(PathBuf::from);
         if let Some(ca) = &ca
             && let (Ok(theirs), Ok(ours)) = (Trust::only(ca), Trust::only(ours))
-            && theirs.shares(&ours)
+            && theirs.is_within(&ours)
         {
-            // MinIO trusts nothing but certificates that chain to our CA there: it is us.
+            // MinIO trusts nothing there but what chains to our CA: it is us, whether we run yet or not.
             return Ok(None);
         }
         let identity = match (get(API_KEY), get(CERT_FILE), get(KEY_FILE)) {
@@ -69,7 +69,7 @@ impl MinioEnv {
                 return Err(Cause::MinioEnvIncomplete.seen(seen));
             }
         };
-        Ok(Some(Config { endpoints, ca, identity, timeout }))
+        Ok(Some(Config { endpoints, ca, identity, ours: ours.to_owned(), timeout }))
     }
 
     fn read(&self) -> Result<BTreeMap<String, String>, Finding> {

@@ -126,7 +126,11 @@ impl Checks<'_> {
             return Ok("no KES but ours is configured".to_owned());
         };
         let endpoints = config.endpoints.join(", ");
-        kes_client::Client::new(config, &self.clock)?.round_trip(&self.config.key).await?;
+        let client = kes_client::Client::new(config, &self.clock)?;
+        if client.is_ours().await {
+            return Ok(format!("{endpoints} is our own"));
+        }
+        client.round_trip(&self.config.key).await?;
         Ok(format!("{endpoints} seals and opens for MinIO's identity"))
     }
 }

@@ -60,9 +60,9 @@ impl Trust {
         path.map_or_else(|| Ok(Self::system()), Self::only)
     }
 
-    /// A certificate of `other` is among these: both trust the same CA.
-    pub fn shares(&self, other: &Trust) -> bool {
-        self.certificates.iter().any(|certificate| other.certificates.contains(certificate))
+    /// Nobody but whom `other` trusts is trusted.
+    pub fn is_within(&self, other: &Trust) -> bool {
+        self.certificates.iter().all(|certificate| other.certificates.contains(certificate))
     }
 
     pub(super) fn verifier(

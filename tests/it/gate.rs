@@ -141,3 +141,54 @@ fn a_kes_that_is_not_ours_must_seal_and_open_as_minio() {
     let passed = with(ours.to_str().unwrap());
     assert_eq!(passed.status.code(), Some(0), "{}", String::from_utf8_lossy(&passed.stderr));
 }
+
+#[test]
+fn a_kes_that_shows_our_own_certificate_is_not_waited_for() {
+    let kes = App::serving(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("keys")).unwrap();
+    std::fs::write(dir.path().join("keys").join(KEY), key_text()).unwrap();
+    let api_key = "kes:v1:AGaV6VXHasF1FnaB60WdCOeTZ8eTIDikL4zlN56c8NAs";
+    let endpoint = format!("https://{}", kes.api);
+    let ours = kes.run_dir.path().to_str().unwrap();
+    let theirs = [("MINIO_KMS_KES_ENDPOINT", endpoint.as_str()), ("MINIO_KMS_KES_API_KEY", api_key)];
+    // With a run directory of another agent it is somebody else's KES, whom this client does not even trust.
+    let stranger = init(dir.path(), &theirs);
+    let text = String::from_utf8_lossy(&stranger.stderr).into_owned();
+    assert!(stranger.status.code() == Some(69) && text.contains("kes_tls"), "{text}");
+    let known = init(dir.path(), &[theirs[0], theirs[1], ("KESWARDEN_RUN_DIR", ours)]);
+    assert_eq!(known.status.code(), Some(0), "{}", String::from_utf8_lossy(&known.stderr));
+}
+
+#[test]
+fn kes_s_own_file_and_a_key_name_are_all_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    std::fs::create_dir(&keys).unwrap();
+    std::fs::write(keys.join("from-kes"), key_text()).unwrap();
+    let file = dir.path().join("server-config.yaml");
+    let text = format!(
+        "version: v1\nadmin:\n  identity: disabled\nkeystore:\n  fs:\n    path: {}\n",
+        keys.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let run = |command: &str| {
+        let run_dir = dir.path().join("run");
+        let mut binary = Command::new(env!("CARGO_BIN_EXE_keswarden"));
+        binary.args([command, "--key", "from-kes", "--config"]).arg(&file).env_clear();
+        binary.env("KESWARDEN_RUN_DIR", run_dir).output().unwrap()
+    };
+    let passed = run("init");
+    assert_eq!(passed.status.code(), Some(0), "{}", String::from_utf8_lossy(&passed.stderr));
+    let doctor = run("doctor");
+    let table = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert_eq!(doctor.status.code(), Some(0), "{table}");
+    assert_eq!(table.lines().filter(|line| line.starts_with("ok ")).count(), 3, "{table}");
+    std::fs::remove_file(keys.join("from-kes")).unwrap();
+    let doctor = run("doctor");
+    let table = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        doctor.status.code() == Some(69) && table.contains("FAILED") && table.contains("fix: "),
+        "{table}"
+    );
+}
