@@ -46,7 +46,7 @@ pub(super) fn main(options: Options) -> u8 {
         let lines = environment(bound.api.port(), &dir, &api_key, &options.key);
         let exports: String = lines.iter().map(|line| format!("export {line}\n")).collect();
         let file = dir.join("minio.env");
-        if let Err(error) = mint::write(&file, 0o600, exports.as_bytes()) {
+        if let Err(error) = mint::write_lightly(&file, 0o600, exports.as_bytes()) {
             eprintln!("keswarden: {error}");
         }
         println!(

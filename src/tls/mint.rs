@@ -109,14 +109,19 @@ impl RunDir {
     fn key(&self, file: &str, mode: u32, kind: &'static rcgen::SignatureAlgorithm) -> Result<KeyPair, Error> {
         let path = self.path(file);
         match fs::read_to_string(&path) {
-            Ok(pem) => KeyPair::from_pem(&pem)
+            // Empty is what a power cut may leave of a file that was not waited for.
+            Ok(pem) if !pem.is_empty() => KeyPair::from_pem(&pem)
                 .map_err(|error| Error::Read { path: path.display().to_string(), reason: error.to_string() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::Read { path: path.display().to_string(), reason: error.to_string() })
+            }
+            _ => {
                 let key = KeyPair::generate_for(kind).expect("a key pair must be made");
-                write(&path, mode, key.serialize_pem().as_bytes())?;
+                // A certificate of a key that is gone is of no use.
+                let _ = fs::remove_file(path.with_extension("crt"));
+                write_lightly(&path, mode, key.serialize_pem().as_bytes())?;
                 Ok(key)
             }
-            Err(error) => Err(Error::Read { path: path.display().to_string(), reason: error.to_string() }),
         }
     }
 
@@ -198,7 +203,7 @@ pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// As `write`, for what is made anew when it is not whole: not waited for until it is on the disk.
-fn write_lightly(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
+pub fn write_lightly(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
     put(path, mode, bytes, false)
 }
 
@@ -218,4 +223,61 @@ fn put(path: &Path, mode: u32, bytes: &[u8], durable: bool) -> Result<(), Error>
 
 fn unwritable(path: &Path, error: std::io::Error) -> Error {
     Error::Write { path: path.display().to_string(), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{provider, trust::Trust};
+    use rustls::pki_types::{ServerName, UnixTime};
+
+    const NOW: i64 = 1_800_000_000;
+
+    /// Our server's certificate is one that a client with our CA takes.
+    fn serves(run_dir: &RunDir) -> bool {
+        let pair = run_dir.server().expect("the server's files must be there");
+        let trust = Trust::only(&run_dir.path("ca.crt")).expect("the CA must be there");
+        let verifier = trust.verifier(provider()).expect("the CA must be usable");
+        let name = ServerName::try_from("127.0.0.1").expect("an address must be a name");
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW as u64));
+        let leaf = pair.chain[0].clone();
+        verifier.verify_server_cert(&leaf, &[], &name, &[], now).is_ok()
+            && crate::tls::server_config(pair, true).is_ok()
+    }
+
+    #[test]
+    fn what_is_lost_is_made_anew_and_the_rest_is_kept() {
+        let dir = tempfile::tempdir().expect("a directory must be made");
+        let run_dir = RunDir::new(dir.path().to_owned(), &[]);
+        run_dir.ensure(NOW).expect("a first set must be made");
+        assert!(serves(&run_dir));
+        let (ca, minio) = (fs::read(run_dir.path("ca.crt")).ok(), run_dir.client_identity().ok());
+        assert!(!run_dir.ensure(NOW).expect("nothing must be done"), "a second start makes nothing");
+        for file in ["server.crt", "server.key", "server.names", "client.crt"] {
+            fs::remove_file(run_dir.path(file)).expect("the file must be there");
+            run_dir.ensure(NOW).expect("it must be made anew");
+            assert!(serves(&run_dir), "{file}");
+            assert_eq!(fs::read(run_dir.path("ca.crt")).ok(), ca, "MinIO reads its CA once: {file}");
+            assert_eq!(run_dir.client_identity().ok(), minio, "{file}");
+        }
+        for file in ["ca.key", "ca.crt"] {
+            fs::write(run_dir.path(file), "").expect("the file must be written");
+            run_dir.ensure(NOW).expect("it must be made anew");
+            assert!(serves(&run_dir), "{file}");
+        }
+    }
+
+    #[test]
+    fn certificates_are_renewed_before_they_end_and_identities_stay() {
+        let dir = tempfile::tempdir().expect("a directory must be made");
+        let run_dir = RunDir::new(dir.path().to_owned(), &[]);
+        run_dir.ensure(NOW - 61 * 86_400).expect("a first set must be made");
+        let minio = run_dir.client_identity().ok();
+        assert!(run_dir.ensure(NOW).expect("it must be renewed"), "29 days are left of 90");
+        assert!(serves(&run_dir));
+        assert_eq!(run_dir.client_identity().ok(), minio);
+        assert!(run_dir.server_not_after().is_some_and(|end| end > NOW + 80 * 86_400));
+        let more = RunDir::new(dir.path().to_owned(), &["kes.example".to_owned()]);
+        assert!(more.ensure(NOW).expect("it must be made anew"), "other names want another certificate");
+    }
 }
