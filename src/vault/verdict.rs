@@ -101,7 +101,7 @@ pub(super) fn of(asked: &Asked<'_>, config: &Config, answer: &Answer) -> Finding
     let cause = match answer.status {
         503 if answer.says("namespace is sealed") => Cause::NamespaceSealed,
         503 if answer.says("has been locked") => Cause::NamespaceLocked,
-        503 => Cause::VaultSealed,
+        503 if answer.says("sealed") => Cause::VaultSealed,
         429 => Cause::VaultRateLimited,
         404 if answer.says("namespace not found") => Cause::NamespaceMissing,
         404 if answer.says("no handler for route") => Cause::MountMissing,
