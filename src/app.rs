@@ -207,6 +207,8 @@ async fn watch_over(
         () = drain.started() => None,
         ended = tasks.next() => ended,
     };
+    // A part that heard of the drain first has not failed.
+    let failed = failed.filter(|(_, ended)| !(drain.has_started() && matches!(ended, Ended::Drained)));
     health.drain();
     trigger.drain();
     notify(&[sd_notify::NotifyState::Stopping]);
