@@ -27,7 +27,7 @@ seccompProfile: { type: RuntimeDefault }
 {{- define "keswarden.env" -}}
 - { name: KESWARDEN_KEY_NAME, value: {{ .Values.keyName | quote }} }
 - { name: KESWARDEN_VAULT_ADDR, value: {{ .Values.vault.address | quote }} }
-- { name: KESWARDEN_VAULT_CACERT, value: /etc/keswarden/vault-ca/{{ .Values.vault.ca.key }} }
+- { name: KESWARDEN_VAULT_CACERT, value: "/etc/keswarden/vault-ca/{{ .Values.vault.ca.key }}" }
 {{- with .Values.vault.namespace }}
 - { name: KESWARDEN_VAULT_NAMESPACE, value: {{ . | quote }} }
 {{- end }}
