@@ -5,12 +5,13 @@ mod doctor;
 mod health;
 mod identity;
 mod key;
+mod server;
 
 use crate::{
     app::{self, Deps, Stopped},
     config::{self, Inputs, Settings},
     exit,
-    shutdown::Signals,
+    shutdown::{Hangups, Signals},
     telemetry, version,
 };
 use clap::{Args, Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Command {
     Init(SetUp),
     /// Wait as init does, then serve the KES API, verify keys, look after bucket defaults, export metrics
     Run(SetUp),
+    /// KES's own server, from its own configuration file
+    Server(server::Options),
     /// Try it out: keys in a local directory, everything else made on the spot
     Dev(dev::Options),
     /// Every check once, as a table: what is wrong, and what to do about it
@@ -66,6 +69,7 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
     match cli.command {
         Command::Init(set_up) => with_settings(set_up, |settings| block_on(init(settings))),
         Command::Run(set_up) => with_settings(set_up, |settings| block_on(run(settings, |_| {}))),
+        Command::Server(options) => server::main(options),
         Command::Dev(options) => dev::main(options),
         Command::Doctor(options) => doctor::main(options),
         Command::Health(options) => health::main(options),
@@ -122,17 +126,23 @@ async fn init(settings: Settings) -> u8 {
     }
 }
 
-/// Serves until a signal; a second one ends it at once. `bound` hears where.
 async fn run(settings: Settings, bound: impl FnOnce(&app::Bound)) -> u8 {
-    let app = match app::build(settings, Deps::default()) {
+    serve(|| app::build(settings, Deps::default()), bound).await
+}
+
+/// Serves until a signal; a second one ends it at once. `bound` hears where.
+async fn serve(build: impl FnOnce() -> Result<app::Bound, Stopped>, bound: impl FnOnce(&app::Bound)) -> u8 {
+    // From here on a SIGHUP is a wish to read files again, and no reason to die.
+    let listening = Signals::listen().and_then(|signals| Ok((signals, Hangups::listen()?)));
+    let (mut signals, _hangups) = match listening {
+        Ok(listening) => listening,
+        Err(error) => return cannot_listen(&error),
+    };
+    let app = match build() {
         Ok(app) => app,
         Err(stopped) => return code_of(Err(stopped)),
     };
     bound(&app);
-    let mut signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => return cannot_listen(&error),
-    };
     let trigger = app.trigger.clone();
     let aborted = async {
         let first = signals.next().await;

@@ -5,7 +5,9 @@
 pub mod kes_yaml;
 pub mod minio_env;
 mod parse;
+pub mod server;
 pub mod vars;
+mod yaml;
 
 use crate::{
     gate::{self, Create},
@@ -100,13 +102,20 @@ impl Inputs {
 /// Reads all settings, or says everything that is wrong with them.
 pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
     let mut reader = Reader::new(inputs.environment);
-    let file = inputs.config.as_deref().and_then(|path| reader.kes_yaml(path)).unwrap_or_default();
+    let file = inputs.config.as_deref().map(|path| reader.kes_yaml(path));
+    let (file_store, file_policies, file_warnings) = match file {
+        None => Default::default(),
+        // What is wrong with the file was said: no store of it is missed as well.
+        Some(None) => (Some(nowhere()), Default::default(), Vec::new()),
+        Some(Some(file)) => (Some(file.store), file.policies, file.warnings),
+    };
+    let log_format = reader.parsed("KESWARDEN_LOG_FORMAT").unwrap_or_default();
     let key = reader.key_name(inputs.key);
     let minio_env = reader.minio_env();
     let settings = Settings {
         log: reader.parsed("KESWARDEN_LOG").unwrap_or_default(),
-        log_format: reader.parsed("KESWARDEN_LOG_FORMAT").unwrap_or_default(),
-        store: store(&mut reader, file.store),
+        log_format,
+        store: store(&mut reader, file_store),
         create: create(&mut reader),
         gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
         run_dir: reader.path("KESWARDEN_RUN_DIR").unwrap_or_else(|| "/run/keswarden".into()),
@@ -116,8 +125,8 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
             .parsed("KESWARDEN_ADMIN_ADDR")
             .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 7374))),
         identities: identities(&mut reader),
-        kes: kes::Config { allow_delete: reader.switch("KESWARDEN_ALLOW_DELETE").unwrap_or(false) },
-        policies: file.policies,
+        kes: kes_config(&mut reader, log_format),
+        policies: file_policies,
         verifier: verifier::Config {
             interval: reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300)),
         },
@@ -127,8 +136,19 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
         warnings: Vec::new(),
     };
     let (warnings, problems) = reader.finish();
-    let warnings = file.warnings.into_iter().chain(warnings).collect();
+    let warnings = file_warnings.into_iter().chain(warnings).collect();
     if problems.is_empty() { Ok(Settings { warnings, ..settings }) } else { Err(Problems(problems)) }
+}
+
+fn kes_config(reader: &mut Reader, format: telemetry::Format) -> kes::Config {
+    use kes::audit::Output;
+    kes::Config {
+        allow_delete: reader.switch("KESWARDEN_ALLOW_DELETE").unwrap_or(false),
+        audit: match reader.switch("KESWARDEN_AUDIT").unwrap_or(true) {
+            true => Output::Stdout(format),
+            false => Output::Off,
+        },
+    }
 }
 
 /// A store that stands in while problems are collected; it never leaves this module.
@@ -313,8 +333,9 @@ impl Settings {
         let (env, ours) = (self.minio.env.clone(), self.run_dir.join("ca.crt"));
         let timeout = Duration::from_secs(5);
         gate::Config {
-            key: self.key.clone(),
+            keys: vec![self.key.clone()],
             create: self.create,
+            maker: "keswarden".to_owned(),
             deadline: self.gate_timeout,
             kes: Arc::new(move || -> Result<Option<kes_client::Config>, _> { env.kes(&ours, timeout) }),
         }

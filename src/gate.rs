@@ -21,9 +21,11 @@ use std::{sync::Arc, time::Duration};
 
 /// What to wait for, and how long.
 pub struct Config {
-    /// The default EK.
-    pub key: Name,
+    /// The keys that must be there: the default EK, or those that KES's own file names.
+    pub keys: Vec<Name>,
     pub create: Create,
+    /// Who makes them, for the keys' own record.
+    pub maker: String,
     /// For ever when absent.
     pub deadline: Option<Duration>,
     /// The KES that MinIO was told to use, asked again at each attempt.
@@ -57,8 +59,6 @@ struct Metrics {
 const POLL: Duration = Duration::from_millis(500);
 /// Between lines that say the same.
 const REMIND: Duration = Duration::from_secs(15);
-/// The bound of one attempt, whatever its requests do.
-const ATTEMPT: Duration = Duration::from_secs(30);
 
 /// Waits until everything is there; `guard` is done then.
 pub async fn pass(
@@ -75,14 +75,7 @@ pub async fn pass(
     let mut waiting = Waiting::new(&clock);
     loop {
         let before = clock.now();
-        let result = match tokio::time::timeout(ATTEMPT, checks.all(&writer)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let seen = format!("the checks took longer than {}", clock::human(ATTEMPT));
-                Err((Check::Store, Cause::VaultUnreachableTimeout.seen(seen)))
-            }
-        };
-        let (check, finding) = match result {
+        let (check, finding) = match checks.in_time(&writer).await {
             Ok(()) => break,
             Err(failed) => failed,
         };
@@ -97,14 +90,26 @@ pub async fn pass(
     }
     metrics.state.set("passed");
     let waited = clock::human(clock.now() - waiting.since);
-    let key = &config.key;
-    let fingerprint = keyring.held(key.as_str()).map(|held| held.fingerprint.clone()).unwrap_or_default();
-    health.note(
-        "gate",
-        serde_json::json!({ "state": "passed", "key": key.as_str(), "fingerprint": fingerprint }),
-    );
-    tracing::info!(key = %key, fingerprint, "gate passed after {waited}: the default key '{key}' is there and works");
+    let fingerprint = |key: &Name| keyring.held(key.as_str()).map(|held| held.fingerprint.clone());
+    let keys: serde_json::Map<_, _> =
+        config.keys.iter().map(|key| (key.to_string(), fingerprint(key).into())).collect();
+    let what = Check::Key.what(&config.keys);
+    tracing::info!(keys = %serde_json::Value::from(keys.clone()), "gate passed after {waited}: {what} is there and works");
+    health.note("gate", serde_json::json!({ "state": "passed", "keys": keys }));
     guard.done();
+    Ok((keyring, writer))
+}
+
+/// One attempt: what a new key store must pass before it takes the place of the one in use.
+pub async fn attempt(
+    config: &Config,
+    store: Arc<dyn KeyStore>,
+    registry: &Registry,
+    clock: Clock,
+) -> Result<(Keyring, KeyringWriter), Finding> {
+    let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
+    let checks = Checks { config, store, clock };
+    checks.in_time(&writer).await.map_err(|(_, finding)| finding)?;
     Ok((keyring, writer))
 }
 
@@ -147,7 +152,7 @@ impl Waiting {
             (said.cause, &said.seen) != (finding.cause, &finding.seen) || now - *at >= REMIND
         });
         if fresh {
-            let what = check.what(&config.key);
+            let what = check.what(&config.keys);
             tracing::warn!(
                 cause = finding.cause.id(),
                 "waiting {} for {what}: {finding}",

@@ -1,33 +1,31 @@
-//! An HTTP server over TLS or plain TCP: bounded connections, header and handshake timeouts, and a drain.
+//! An HTTP server over TLS or plain TCP, within a budget: connections, headers, handshakes and silence are bounded.
+
+mod body;
+mod budget;
 
 use crate::{
     cause::{Cause, Finding},
+    clock::Clock,
     shutdown::{Drain, Ended},
 };
-use http_body_util::Full;
+pub use body::{Body, Feed};
+use budget::{Activity, Budget, HEADERS, Slot, Watched};
 use hyper::{
-    Request, Response,
-    body::{Bytes, Incoming},
+    Method, Request, Response,
+    body::{Body as _, Incoming},
+    header,
+    server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
-};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ServerConfig, pki_types::CertificateDer};
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::JoinSet,
 };
-
-/// The body of every answer.
-pub type Body = Full<Bytes>;
 
 /// The answer is to close the connection (HTTP/1.1) or reset the stream (HTTP/2): the deadline passed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +45,9 @@ pub trait Handler: Clone + Send + Sync + 'static {
         peer: Arc<Self::Peer>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Body>, Close>> + Send;
+
+    /// The drain has started: answers that never end by themselves must end now.
+    fn draining(&self) {}
 }
 
 /// An address that is taken, but where nobody listens yet: clients are refused, at once, until it is served.
@@ -60,20 +61,29 @@ pub struct Bound {
 /// The TLS configuration of new connections; a change reaches the next one.
 pub type Tls = watch::Receiver<Arc<ServerConfig>>;
 
-/// Connections at once: each costs up to about 40 KiB with TLS, so 4096 stay under 160 MiB.
+/// Connections at once. One costs about 25 KiB with TLS, so all of them stay near 100 MiB.
 const MAX_CONNECTIONS: usize = 4096;
+/// Descriptors that are left for everything else.
+const OTHER_DESCRIPTORS: usize = 64;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// Until the handshake is done.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Until an HTTP/1.1 request's headers are there, and how long an idle HTTP/1.1 connection is kept.
-const HEADERS: Duration = Duration::from_secs(30);
 /// Go's default for headers is 1 MiB; no client of KES sends more than a few hundred bytes.
 const MAX_HEADERS: u32 = 64 * 1024;
 /// Requests at once on one HTTP/2 connection: Go's own default for a server is 250.
 const MAX_STREAMS: u32 = 250;
+/// What an HTTP/2 client may send ahead of being read: enough for a data key, and little to hold for a stranger.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// Streams that a client opened and reset before they were looked at ("rapid reset", CVE-2023-44487), and streams that we
+/// had to reset: more of either ends the connection.
+const RESET_STREAMS: usize = 20;
+const LOCAL_RESETS: usize = 100;
 /// A peer that stops answering pings is gone.
 const PING: Duration = Duration::from_secs(30);
+/// What a connection that must go may take to go by itself.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 // === impl Bound ===
 
@@ -109,37 +119,35 @@ impl Bound {
             Err(error) => return Ended::Failed(format!("cannot listen on {}: {error}", self.address)),
         };
         listening();
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let graceful = GracefulShutdown::new();
+        let budget = Budget::new(connections_at_once(), Clock::system());
         let mut connections = JoinSet::new();
+        let mut number = 0;
+        let mut accepting = pin!(accept(&listener, &budget, number));
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = drain.started() => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = accept(&listener, &slots) => accepted,
+                accepted = &mut accepting => accepted,
             };
+            number += 1;
+            accepting.set(accept(&listener, &budget, number));
             let (stream, address, slot) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, or the client is gone already: the next accept may work.
                     tracing::warn!("accepting a connection on {} failed: {error}", self.address);
+                    budget.evict();
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             };
             let (tls, handler) = (tls.as_ref().map(|tls| tls.borrow().clone()), handler.clone());
-            let graceful = graceful.watcher();
-            connections.spawn(async move {
-                let _slot = slot;
-                connection(stream, address, tls, handler, graceful).await;
-            });
+            connections.spawn(connection(stream, address, tls, handler, slot, drain.clone()));
         }
-        drop(listener);
-        let finished = async {
-            graceful.shutdown().await;
-            while connections.join_next().await.is_some() {}
-        };
+        accepting.set(accept(&listener, &budget, number));
+        handler.draining();
+        let finished = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, finished).await.is_err() {
             tracing::warn!("connections on {} were cut after {grace:?}", self.address);
         }
@@ -147,14 +155,24 @@ impl Bound {
     }
 }
 
-/// The next connection, once there is room for one.
+/// As many as the budget says, and as the descriptors allow; the soft limit, which is low for the sake of programs that
+/// use `select`, is raised to the hard one, as Go does.
+fn connections_at_once() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
+    MAX_CONNECTIONS.min(descriptors.saturating_sub(OTHER_DESCRIPTORS)).max(16)
+}
+
+/// The next connection, and room for it.
 async fn accept(
     listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.expect("the semaphore must stay open");
+    budget: &Budget,
+    number: u64,
+) -> io::Result<(TcpStream, SocketAddr, Slot)> {
     let (stream, address) = listener.accept().await?;
-    Ok((stream, address, slot))
+    Ok((stream, address, budget.slot(number).await))
 }
 
 async fn connection(
@@ -162,30 +180,33 @@ async fn connection(
     address: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
     handler: impl Handler,
-    graceful: Watcher,
+    slot: Slot,
+    drain: Drain,
 ) {
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else {
         let peer = handler.connected(address, &[]);
-        return serve(stream, peer, handler, graceful).await;
+        return serve(stream, true, peer, handler, &slot.activity, drain).await;
     };
     let acceptor = tokio_rustls::TlsAcceptor::from(tls);
-    let stream = match tokio::time::timeout(HANDSHAKE, handshake(stream, &acceptor)).await {
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(HANDSHAKE, handshake(stream, &acceptor)) => accepted,
+        () = slot.activity.evicted.notified() => return,
+    };
+    let stream = match accepted {
         Ok(Ok(Some(stream))) => stream,
         Ok(Ok(None)) => return,
-        Ok(Err(error)) => return tracing::info!(peer = %address, "TLS handshake failed: {error}"),
-        Err(_) => return tracing::info!(peer = %address, "TLS handshake took longer than {HANDSHAKE:?}"),
+        Ok(Err(error)) => return tracing::info!("http: TLS handshake error from {address}: {error}"),
+        Err(_) => {
+            return tracing::info!("http: TLS handshake error from {address}: none within {HANDSHAKE:?}");
+        }
     };
-    let certificates: Vec<_> = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .unwrap_or_default()
-        .iter()
-        .map(|der| der.clone().into_owned())
-        .collect();
+    let session = stream.get_ref().1;
+    let certificates: Vec<_> =
+        session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
+    let http1 = session.alpn_protocol() != Some(b"h2");
     let peer = handler.connected(address, &certificates);
-    serve(stream, peer, handler, graceful).await;
+    serve(stream, http1, peer, handler, &slot.activity, drain).await;
 }
 
 /// The handshake; nothing when the client spoke plain HTTP and was told so, in KES's words.
@@ -210,28 +231,86 @@ async fn handshake(
 
 async fn serve<H: Handler>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    is_http1: bool,
     peer: H::Peer,
     handler: H,
-    graceful: Watcher,
+    activity: &Arc<Activity>,
+    drain: Drain,
 ) {
     let peer = Arc::new(peer);
-    let service = service_fn(move |request| {
-        let (handler, peer) = (handler.clone(), peer.clone());
-        async move { handler.call(peer, request).await }
+    let watched = activity.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (handler, peer, busy) = (handler.clone(), peer.clone(), watched.begin());
+        async move {
+            let is_head = request.method() == Method::HEAD;
+            let answer = handler.call(peer, request).await?;
+            let answer = if is_head { without_body(answer) } else { answer };
+            Ok::<_, Close>(answer.map(|body| body.until_sent(busy)))
+        }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(MAX_HEADERS as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADERS)
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(100)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = graceful.watch(connection).await {
+    let io = Watched { stream: TokioIo::new(stream), activity: activity.clone() };
+    if is_http1 {
+        let mut builder = http1::Builder::new();
+        // Silence is `Activity`'s to judge: the builder's own limit would end idle connections as well.
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEADERS as usize);
+        let connection = pin!(builder.serve_connection(io, service));
+        until_done(connection, http1::Connection::graceful_shutdown, true, activity, drain).await;
+    } else {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADERS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_pending_accept_reset_streams(RESET_STREAMS)
+            .max_local_error_reset_streams(LOCAL_RESETS)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING);
+        let connection = pin!(builder.serve_connection(io, service));
+        until_done(connection, http2::Connection::graceful_shutdown, false, activity, drain).await;
+    }
+}
+
+/// The answer to HEAD: the length that a GET would get, and nothing behind it.
+fn without_body(mut answer: Response<Body>) -> Response<Body> {
+    if let Some(length) = answer.body().size_hint().exact() {
+        answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    *answer.body_mut() = Body::default();
+    answer
+}
+
+/// Runs a connection until its end; ends it when it is silent for too long, or in the way, or everything drains.
+async fn until_done<C: Future<Output = hyper::Result<()>>>(
+    mut connection: std::pin::Pin<&mut C>,
+    say_goodbye: impl Fn(std::pin::Pin<&mut C>),
+    is_http1: bool,
+    activity: &Activity,
+    mut drain: Drain,
+) {
+    let mut look = tokio::time::interval(HEADERS);
+    let drains = loop {
+        tokio::select! {
+            ended = connection.as_mut() => return said(ended),
+            () = drain.started() => break true,
+            // A request that came meanwhile is not cut: somebody else goes.
+            () = activity.evicted.notified() => if activity.is_idle() { return },
+            _ = look.tick() => if activity.is_overdue(is_http1) { break false },
+        }
+    };
+    say_goodbye(connection.as_mut());
+    if drains {
+        // Requests under way are finished; the server's grace is the limit.
+        return said(connection.await);
+    }
+    if let Ok(ended) = tokio::time::timeout(GOODBYE, connection).await {
+        said(ended);
+    }
+}
+
+fn said(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
         tracing::debug!("a connection ended: {error}");
     }
 }

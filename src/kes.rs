@@ -17,9 +17,10 @@ use crate::{
     keyring::Keyring,
     metrics::{self, Registry},
 };
+use audit::{Audit, Change, Record};
 use caller::Caller;
 use http::Handler;
-use hyper::{Request, Response, body::Incoming, header};
+use hyper::{Request, Response, Version, body::Incoming, header};
 use policy::Policies;
 use prometheus::{Gauge, Histogram, HistogramVec, IntCounterVec, IntGauge};
 use refusal::Refusal;
@@ -33,19 +34,28 @@ use tokio::sync::watch;
 pub struct Server(Arc<Parts>);
 
 struct Parts {
-    keyring: Keyring,
-    policies: watch::Receiver<Arc<Policies>>,
+    state: watch::Receiver<Arc<State>>,
     settings: Config,
+    audit: Audit,
     clock: Clock,
     started: Instant,
     metrics: Metrics,
 }
 
-/// What the operator decides.
+/// What a request is answered from: one consistent set, replaced as a whole.
+#[derive(Clone)]
+pub struct State {
+    pub keyring: Keyring,
+    pub policies: Policies,
+    pub routes: routes::Settings,
+}
+
+/// What the operator decides once.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     /// Keys may be deleted through the API.
     pub allow_delete: bool,
+    pub audit: audit::Output,
 }
 
 struct Metrics {
@@ -66,46 +76,78 @@ struct Metrics {
 
 impl Server {
     pub fn new(
-        keyring: Keyring,
-        policies: watch::Receiver<Arc<Policies>>,
+        state: watch::Receiver<Arc<State>>,
         settings: Config,
         registry: &Registry,
         clock: Clock,
     ) -> Self {
         let started = clock.now();
         let metrics = Metrics::new(registry);
-        Self(Arc::new(Parts { keyring, policies, settings, clock, started, metrics }))
+        let audit = Audit::new(settings.audit, &metrics.page, registry);
+        Self(Arc::new(Parts { state, settings, audit, clock, started, metrics }))
     }
 
     async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Close> {
         let uri = request.uri().clone();
         let (route, name) = match routes::find(uri.path()) {
             Found::Route(route, name) => (route, name),
-            Found::Moved(to) => return Ok(refusal::moved(&to)),
+            Found::Moved(to) => return Ok(refusal::moved(&to, uri.query(), request.method())),
+            Found::Malformed if request.version() == Version::HTTP_2 => return Err(Close),
+            Found::Malformed => return Ok(refusal::malformed()),
             Found::Nothing => return Ok(refusal::not_found()),
         };
         if !route.takes(request.method()) {
             let refusal = Refusal::Method { got: request.method().to_string(), expected: route.method };
             return Ok(refusal.response());
         }
-        let decoded = route.path_of(&name);
-        let policies = self.0.policies.borrow().clone();
-        if let Err(refusal) = policies.check(route, &decoded, &peer.caller) {
-            audit::refused(route, &decoded, peer, &refusal);
-            return Ok(refusal.response());
+        let (begun, decoded) = (self.0.clock.now(), route.path_of(&name));
+        let state = self.0.state.borrow().clone();
+        let setting = state.routes.of(route);
+        if let Err(refusal) = state.policies.check(route, setting.open, &decoded, &peer.caller) {
+            return Ok(self.refuse(route, &decoded, peer, begun, &refusal));
         }
-        let handled = handlers::handle(&self.0, route, &name, peer, &policies, request);
-        let measure = self.0.metrics.measure(route, &self.0.clock);
-        let response = match tokio::time::timeout(route.timeout(), handled).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(refusal)) => {
-                audit::refused(route, &decoded, peer, &refusal);
-                refusal.response()
+        let measure = self.0.metrics.measure(route, &self.0.clock, begun);
+        let handled = handlers::handle(&self.0, &state, route, &name, peer, request);
+        let handled = match setting.timeout {
+            None => handled.await,
+            Some(timeout) => tokio::time::timeout(timeout, handled).await.map_err(|_| Close)?,
+        };
+        let response = match handled {
+            Ok(response) => {
+                if let Some(change) = response.extensions().get::<Change>() {
+                    self.0.audit.changed(&self.record(route, &decoded, peer, begun, 200), change);
+                }
+                response
             }
-            Err(_) => return Err(Close),
+            Err(refusal) => self.refuse(route, &decoded, peer, begun, &refusal),
         };
         measure.done(response.status().as_u16());
         Ok(response)
+    }
+
+    /// Writes down why, and says what KES says.
+    fn refuse(
+        &self,
+        route: &Route,
+        path: &str,
+        peer: &Peer,
+        begun: Instant,
+        refusal: &Refusal,
+    ) -> Response<Body> {
+        self.0.audit.refused(&self.record(route, path, peer, begun, refusal.status().as_u16()), refusal);
+        refusal.response()
+    }
+
+    fn record<'a>(
+        &self,
+        route: &'a Route,
+        path: &'a str,
+        peer: &'a Peer,
+        begun: Instant,
+        code: u16,
+    ) -> Record<'a> {
+        let at = jiff::Timestamp::try_from(self.0.clock.wall()).unwrap_or_default();
+        Record { route, path, peer, at, code, took: self.0.clock.now() - begun }
     }
 }
 
@@ -124,6 +166,10 @@ impl Handler for Server {
 
     async fn call(&self, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Response<Body>, Close> {
         self.answer(&peer, request).await
+    }
+
+    fn draining(&self) {
+        self.0.audit.close();
     }
 }
 
@@ -214,12 +260,12 @@ impl Metrics {
         metrics
     }
 
-    fn measure<'a>(&'a self, route: &Route, clock: &'a Clock) -> Measure<'a> {
+    fn measure<'a>(&'a self, route: &Route, clock: &'a Clock, started: Instant) -> Measure<'a> {
         let metrics = route.counted().then_some(self);
         if let Some(metrics) = metrics {
             metrics.active.inc();
         }
-        Measure { metrics, operation: route.crypto(), clock, started: clock.now() }
+        Measure { metrics, operation: route.crypto(), clock, started }
     }
 
     fn text(&self, up: f64) -> Vec<u8> {

@@ -53,6 +53,7 @@ pub mod telemetry;
 pub mod cause;
 pub mod clock;
 pub mod exit;
+pub mod go_json;
 pub mod names;
 pub mod secret;
 pub mod version;

@@ -4,6 +4,11 @@ use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, TextEncoder,
 };
+use std::{
+    any::Any,
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// What the text format is called in a `Content-Type` header (Prometheus text format 0.0.4).
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -15,7 +20,11 @@ pub const REMOTE: &[f64] = &[1e-3, 5e-3, 25e-3, 0.1, 0.5, 1.0, 5.0];
 
 /// Where the parts register what they count. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Registry(prometheus::Registry);
+pub struct Registry {
+    registry: prometheus::Registry,
+    /// What is there, by name: a part that is made anew, as after a reload, goes on counting where the last one stopped.
+    known: Arc<Mutex<HashMap<String, Box<dyn Any + Send>>>>,
+}
 
 // === impl Registry ===
 
@@ -25,39 +34,39 @@ impl Registry {
     }
 
     pub fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(name, help))
+        self.add(name, IntCounter::new(name, help))
     }
 
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+        self.add(name, IntCounterVec::new(Opts::new(name, help), labels))
     }
 
     pub fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
-        self.add(CounterVec::new(Opts::new(name, help), labels))
+        self.add(name, CounterVec::new(Opts::new(name, help), labels))
     }
 
     pub fn gauge(&self, name: &str, help: &str) -> Gauge {
-        self.add(Gauge::new(name, help))
+        self.add(name, Gauge::new(name, help))
     }
 
     pub fn int_gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(name, help))
+        self.add(name, IntGauge::new(name, help))
     }
 
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-        self.add(GaugeVec::new(Opts::new(name, help), labels))
+        self.add(name, GaugeVec::new(Opts::new(name, help), labels))
     }
 
     pub fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+        self.add(name, IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+        self.add(name, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
     pub fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+        self.add(name, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
     }
 
     /// One gauge per state of a closed set: exactly one of them is 1.
@@ -70,13 +79,24 @@ impl Registry {
     /// Every metric in the text format.
     pub fn text(&self) -> Vec<u8> {
         let mut page = Vec::with_capacity(16 * 1024);
-        TextEncoder::new().encode(&self.0.gather(), &mut page).expect("a registered metric must encode");
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut page)
+            .expect("a registered metric must encode");
         page
     }
 
-    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        name: &str,
+        made: prometheus::Result<C>,
+    ) -> C {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(collector) = known.get(name) {
+            return collector.downcast_ref::<C>().expect("a name must stand for one kind of metric").clone();
+        }
         let collector = made.expect("a metric's name and labels must be valid");
-        self.0.register(Box::new(collector.clone())).expect("a metric must be registered once");
+        self.registry.register(Box::new(collector.clone())).expect("a metric must be registered once");
+        known.insert(name.to_owned(), Box::new(collector.clone()));
         collector
     }
 }

@@ -5,6 +5,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// Secret text, such as a token, a secret_id or an API key.
+#[derive(Default)]
 pub struct Secret(Zeroizing<String>);
 
 /// 32 secret bytes: a key.

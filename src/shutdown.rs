@@ -115,3 +115,19 @@ impl Signals {
         }
     }
 }
+
+/// Ends at each SIGHUP after it was made: read the configuration again.
+pub struct Hangups(tokio::signal::unix::Signal);
+
+// === impl Hangups ===
+
+impl Hangups {
+    pub fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}

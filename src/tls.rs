@@ -1,14 +1,14 @@
 //! TLS: the one crypto provider, server and client configurations, trust, and what a failure means.
 
 pub mod mint;
+pub mod pem_password;
+pub mod server;
 pub mod trust;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
+    ClientConfig, ServerConfig,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use std::{path::Path, sync::Arc};
 use trust::Trust;
@@ -41,16 +41,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 ///
 /// Nothing about the certificate is checked but that the peer holds its key: as KES does by default.
 pub fn server_config(pair: Pair, mandatory: bool) -> Result<Arc<ServerConfig>, Error> {
-    let provider = provider();
-    let verifier = Arc::new(AnyClient { provider: provider.clone(), mandatory });
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(Error::Unusable)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(pair.chain, pair.key)
-        .map_err(Error::Unusable)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    server::config(pair, server::ClientAuth { mandatory, trusted: None })
 }
 
 /// A client with the given trust, and a certificate of its own where there is one.
@@ -93,56 +84,6 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Er
     match certificates.map_err(|error| unreadable(error.to_string()))? {
         none if none.is_empty() => Err(Error::NoCertificate(path.display().to_string())),
         certificates => Ok(certificates),
-    }
-}
-
-/// Accepts every client certificate whose key the peer holds.
-#[derive(Debug)]
-struct AnyClient {
-    provider: Arc<CryptoProvider>,
-    mandatory: bool,
-}
-
-impl ClientCertVerifier for AnyClient {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.mandatory
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

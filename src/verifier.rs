@@ -12,6 +12,7 @@ use crate::{
 };
 use prometheus::IntCounterVec;
 use std::{collections::BTreeMap, time::Duration};
+use tokio::sync::watch;
 
 /// How often.
 #[derive(Clone, Debug)]
@@ -22,7 +23,8 @@ pub struct Config {
 /// Verifies until the drain.
 pub struct Verifier {
     config: Config,
-    keyring: Keyring,
+    /// The one in use now.
+    keyring: watch::Receiver<Keyring>,
     health: Health,
     runs: IntCounterVec,
     /// What is wrong with which key, as last logged.
@@ -32,7 +34,12 @@ pub struct Verifier {
 // === impl Verifier ===
 
 impl Verifier {
-    pub fn new(config: Config, keyring: Keyring, registry: &Registry, health: Health) -> Self {
+    pub fn new(
+        config: Config,
+        keyring: watch::Receiver<Keyring>,
+        registry: &Registry,
+        health: Health,
+    ) -> Self {
         let runs = registry.counters(
             "keswarden_key_verifications_total",
             "Keys fetched again and compared, by outcome",
@@ -51,7 +58,8 @@ impl Verifier {
             if drain.or(tokio::time::sleep(delay)).await.is_none() {
                 return Ended::Drained;
             }
-            let Some(results) = drain.or(self.keyring.verify()).await else { return Ended::Drained };
+            let keyring = self.keyring.borrow_and_update().clone();
+            let Some(results) = drain.or(keyring.verify()).await else { return Ended::Drained };
             let good = results.iter().all(|verified| verified.result.is_ok());
             self.report(&results);
             // An outage is looked at more often, so that its end is seen soon.

@@ -4,7 +4,7 @@ use super::{SetUp, block_on, code_of, with_settings};
 use crate::{
     app::{self, Deps},
     exit,
-    gate::{Check, Row},
+    gate::Row,
     names::Name,
 };
 use clap::Args;
@@ -42,7 +42,7 @@ fn worst(rows: &[Row]) -> u8 {
 
 fn print_table(rows: &[Row], key: &Name) {
     for Row { check, result } in rows {
-        let what = Check::what(*check, key);
+        let what = check.what(std::slice::from_ref(key));
         match result {
             None => println!("skipped  {what}: an earlier check failed"),
             Some(Ok(seen)) => println!("ok       {what}: {seen}"),
@@ -58,7 +58,7 @@ fn print_json(rows: &[Row], key: &Name) {
     let rows: Vec<_> = rows
         .iter()
         .map(|Row { check, result }| {
-            let what = Check::what(*check, key);
+            let what = check.what(std::slice::from_ref(key));
             match result {
                 None => serde_json::json!({ "check": what, "state": "skipped" }),
                 Some(Ok(seen)) => serde_json::json!({ "check": what, "state": "ok", "seen": seen }),

@@ -2,7 +2,7 @@
 
 use super::{
     Problem,
-    kes_yaml::{self, KesYaml},
+    kes_yaml::{self, KesYaml, Purpose},
     minio_env::MinioEnv,
     vars::{self, VARS},
 };
@@ -55,6 +55,11 @@ impl Reader {
         let mut reader = Self { ours, all, problems, warnings: Vec::new() };
         reader.look_for_unknown();
         reader
+    }
+
+    /// Every variable of the environment, for what refers to it by name.
+    pub(super) fn environment(&self) -> &BTreeMap<String, String> {
+        &self.all
     }
 
     pub(super) fn finish(self) -> (Vec<String>, Vec<Problem>) {
@@ -287,7 +292,7 @@ impl Reader {
     }
 
     pub(super) fn kes_yaml(&mut self, path: &Path) -> Option<KesYaml> {
-        match kes_yaml::read(path, &self.all) {
+        match kes_yaml::read(path, &self.all, Purpose::KeyStore) {
             Ok(file) => Some(file),
             Err(reasons) => {
                 for reason in reasons {

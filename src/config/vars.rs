@@ -71,6 +71,7 @@ pub const VARS: &[Var] = &[
     var("KESWARDEN_SSE_DEFAULT", "sse-kms", "`sse-kms`, `sse-s3` or `off`: what a bucket without a default gets"),
     var("KESWARDEN_SSE_KEY", "", "key of `sse-kms`; without it, the default EK"),
     var("KESWARDEN_SSE_INTERVAL", "2s", "how often buckets are looked at"),
+    var("KESWARDEN_AUDIT", "on", "`off`: no audit lines on standard output; `/v1/log/audit` has them all the same"),
     var("KESWARDEN_LOG", "info", "`error`, `warn`, `info`, `debug` or `trace`"),
     var("KESWARDEN_LOG_FORMAT", "text", "`text` or `json`"),
 ];
@@ -93,7 +94,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 }
 
 /// Edits from one text to the other (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
+pub fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.bytes().enumerate() {
         let mut corner = row[0];

@@ -3,7 +3,7 @@
 //! Today's form is sealed ‖ tag(16) ‖ iv(16) ‖ nonce(12). KES wrote MessagePack and JSON before; both carry the same
 //! parts. What is none of the three is left as it is, and fails to open.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use crate::go_json::{self, Kind, Wanted};
 use std::borrow::Cow;
 
 /// Length of the random KDF input, in bytes.
@@ -68,17 +68,14 @@ fn be(bytes: &[u8]) -> usize {
 
 /// `{"aead","id","iv","nonce","bytes"}`, one whole document.
 fn from_json(ciphertext: &[u8]) -> Option<Vec<u8>> {
-    #[derive(serde::Deserialize)]
-    struct Parts {
-        aead: String,
-        iv: String,
-        nonce: String,
-        bytes: String,
-    }
-    let parts: Parts = serde_json::from_slice(ciphertext).ok()?;
-    if !matches!(parts.aead.as_str(), "AES-256-GCM-HMAC-SHA-256" | "ChaCha20Poly1305") {
-        return None;
-    }
-    let bytes = |text: String| STANDARD.decode(text).ok();
-    joined(&bytes(parts.bytes)?, &bytes(parts.iv)?, &bytes(parts.nonce)?)
+    const PARTS: Wanted = &[
+        ("aead", Kind::Text),
+        ("id", Kind::Text),
+        ("iv", Kind::Bytes),
+        ("nonce", Kind::Bytes),
+        ("bytes", Kind::Bytes),
+    ];
+    let parts = go_json::whole(ciphertext, PARTS)?;
+    let known = matches!(parts.text("aead"), "AES-256-GCM-HMAC-SHA-256" | "ChaCha20Poly1305");
+    known.then(|| joined(parts.bytes("bytes"), parts.bytes("iv"), parts.bytes("nonce"))).flatten()
 }

@@ -6,9 +6,11 @@
 //! ```
 
 use super::{Key, Kind};
-use crate::secret::{self, Bytes32, Secret};
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use base64::{Engine, alphabet, engine::general_purpose::STANDARD};
+use crate::{
+    go_json::{self, Wanted},
+    secret::{self, Bytes32, Secret},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
@@ -45,14 +47,6 @@ pub enum Malformed {
     Metadata,
 }
 
-/// Base64 as Go reads it: padded, standard alphabet, trailing bits not looked at.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_allow_trailing_bits(true)
-        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
-);
-
 /// The year 1, which Go calls zero.
 const YEAR_ONE: &str = "0001-01-01T00:00:00Z";
 
@@ -67,10 +61,10 @@ impl KeyVersion {
 
     /// Reads a stored key. Text that is JSON as a whole is the older form.
     pub fn parse(stored: &[u8]) -> Result<Self, Malformed> {
-        if serde_json::from_slice::<serde::de::IgnoredAny>(stored).is_ok() {
+        if go_json::is_json(stored) {
             return from_json(stored);
         }
-        let message = decode(stored).ok_or(Malformed::Encoding)?;
+        let message = go_json::base64(stored).ok_or(Malformed::Encoding)?;
         from_protobuf(&message)
     }
 
@@ -97,12 +91,6 @@ impl KeyVersion {
     }
 }
 
-fn decode(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let mut tidy = Zeroizing::new(Vec::with_capacity(text.len()));
-    tidy.extend(text.iter().filter(|byte| !matches!(byte, b'\r' | b'\n')));
-    LENIENT.decode(&*tidy).ok().map(Zeroizing::new)
-}
-
 fn bytes32(bytes: &[u8]) -> Result<Bytes32, usize> {
     let mut key = Zeroizing::new([0; 32]);
     if bytes.len() != 32 {
@@ -113,24 +101,24 @@ fn bytes32(bytes: &[u8]) -> Result<Bytes32, usize> {
 }
 
 fn from_json(stored: &[u8]) -> Result<KeyVersion, Malformed> {
-    #[derive(serde::Deserialize)]
-    struct Parts {
-        bytes: Option<Zeroizing<String>>,
-        algorithm: Option<String>,
-        created_at: Option<String>,
-        created_by: Option<String>,
+    const PARTS: Wanted = &[
+        ("bytes", go_json::Kind::Bytes),
+        ("algorithm", go_json::Kind::Text),
+        ("created_at", go_json::Kind::Text),
+        ("created_by", go_json::Kind::Text),
+    ];
+    let parts = go_json::whole(stored, PARTS).ok_or(Malformed::Json)?;
+    if !parts.has("bytes") {
+        return Err(Malformed::NoKey);
     }
-    let Parts { bytes, algorithm, created_at, created_by } =
-        serde_json::from_slice(stored).map_err(|_| Malformed::Json)?;
-    let bytes = bytes.ok_or(Malformed::NoKey)?;
-    let bytes = decode(bytes.as_bytes()).ok_or(Malformed::Json)?;
-    let kind = match algorithm.as_deref() {
-        None | Some("") => Kind::Aes256,
-        Some(name) => Kind::parse(name).ok_or(Malformed::Algorithm)?,
+    let kind = match parts.text("algorithm") {
+        "" => Kind::Aes256,
+        name => Kind::parse(name).ok_or(Malformed::Algorithm)?,
     };
-    let key = Key::new(kind, bytes32(&bytes).map_err(Malformed::KeyLength)?, None);
-    let created_at = created_at.as_deref().unwrap_or(YEAR_ONE).parse().map_err(|_| Malformed::Metadata)?;
-    Ok(KeyVersion { key, created_at, created_by: created_by.unwrap_or_default() })
+    let key = Key::new(kind, bytes32(parts.bytes("bytes")).map_err(Malformed::KeyLength)?, None);
+    let created_at = if parts.has("created_at") { parts.text("created_at") } else { YEAR_ONE };
+    let created_at = created_at.parse().map_err(|_| Malformed::Metadata)?;
+    Ok(KeyVersion { key, created_at, created_by: parts.text("created_by").to_owned() })
 }
 
 fn from_protobuf(message: &[u8]) -> Result<KeyVersion, Malformed> {

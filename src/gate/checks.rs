@@ -3,13 +3,13 @@
 use super::{Config, Create};
 use crate::{
     cause::{Cause, Finding},
-    clock::Clock,
+    clock::{self, Clock},
     kes_client,
-    keyring::KeyringWriter,
+    keyring::{Held, KeyringWriter},
     names::Name,
     store::{Error, KeyStore},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// The KES that MinIO was told to use, when it is not ours; asked at each attempt, since the file may change.
 pub type KesSource = Arc<dyn Fn() -> Result<Option<kes_client::Config>, Finding> + Send + Sync>;
@@ -39,10 +39,17 @@ pub(super) struct Checks<'a> {
 
 impl Check {
     /// What is waited for, in words.
-    pub fn what(self, key: &Name) -> String {
+    pub fn what(self, keys: &[Name]) -> String {
         match self {
             Self::Store => "the key store".to_owned(),
-            Self::Key => format!("the default key '{key}'"),
+            Self::Key => match keys {
+                [] => "no key".to_owned(),
+                [key] => format!("the default key '{key}'"),
+                keys => {
+                    let names: Vec<_> = keys.iter().map(|key| format!("'{key}'")).collect();
+                    format!("every one of the keys {}", names.join(", "))
+                }
+            },
             Self::Kes => "KES".to_owned(),
         }
     }
@@ -50,9 +57,23 @@ impl Check {
 
 // === impl Checks ===
 
+/// The bound of one attempt, whatever its requests do.
+const ATTEMPT: Duration = Duration::from_secs(30);
+
 impl Checks<'_> {
+    /// The first check that fails, within the bound.
+    pub(super) async fn in_time(&self, writer: &KeyringWriter) -> Result<(), (Check, Finding)> {
+        match tokio::time::timeout(ATTEMPT, self.all(writer)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let seen = format!("the checks took longer than {}", clock::human(ATTEMPT));
+                Err((Check::Store, Cause::VaultUnreachableTimeout.seen(seen)))
+            }
+        }
+    }
+
     /// The first check that fails.
-    pub(super) async fn all(&self, writer: &KeyringWriter) -> Result<(), (Check, Finding)> {
+    async fn all(&self, writer: &KeyringWriter) -> Result<(), (Check, Finding)> {
         for row in self.each(writer).await {
             if let Some(Err(finding)) = row.result {
                 return Err((row.check, finding));
@@ -65,7 +86,7 @@ impl Checks<'_> {
     pub(super) async fn each(&self, writer: &KeyringWriter) -> Vec<Row> {
         let store = self.store().await;
         let key = match store {
-            Ok(_) => Some(self.key(writer).await),
+            Ok(_) => Some(self.keys(writer).await),
             Err(_) => None,
         };
         let kes = self.kes().await;
@@ -81,25 +102,32 @@ impl Checks<'_> {
         self.store.ready().await.map(|()| self.store.describe())
     }
 
-    /// The default EK is there, can be parsed, and opens what it seals.
-    async fn key(&self, writer: &KeyringWriter) -> Result<String, Finding> {
-        let name = &self.config.key;
-        let held = match writer.load(name).await {
+    /// Every key is there, can be parsed, and opens what it seals.
+    async fn keys(&self, writer: &KeyringWriter) -> Result<String, Finding> {
+        let mut seen = Vec::with_capacity(self.config.keys.len());
+        for name in &self.config.keys {
+            let held = self.key(name, writer).await?;
+            seen.push(format!("'{name}', fingerprint {}", held.fingerprint));
+        }
+        Ok(if seen.is_empty() { "no key is demanded".to_owned() } else { seen.join("; ") })
+    }
+
+    async fn key(&self, name: &Name, writer: &KeyringWriter) -> Result<Arc<Held>, Finding> {
+        match writer.load(name).await {
             Err(Error::Missing(finding)) => match self.config.create {
-                Create::Never => return Err(finding),
-                Create::IfNew => self.create(writer, finding).await?,
+                Create::Never => Err(finding),
+                Create::IfNew => self.create(name, writer, finding).await,
             },
-            result => result.map_err(|error| error.into_finding(|| unexpected(name)))?,
-        };
-        Ok(format!("'{name}', fingerprint {}", held.fingerprint))
+            result => result.map_err(|error| error.into_finding(|| unexpected(name))),
+        }
     }
 
     async fn create(
         &self,
+        name: &Name,
         writer: &KeyringWriter,
         missing: Finding,
-    ) -> Result<Arc<crate::keyring::Held>, Finding> {
-        let name = &self.config.key;
+    ) -> Result<Arc<Held>, Finding> {
         if self.store.has_trace(name).await? {
             let seen = format!("{}, but the store has a trace of it, so it is not made anew", missing.seen);
             return Err(Cause::KeyMissing
@@ -107,9 +135,9 @@ impl Checks<'_> {
                 .fix("bring the former key back: what it sealed opens with nothing else"));
         }
         let now = jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
-        match writer.create(name, "keswarden", now).await {
+        match writer.create(name, &self.config.maker, now).await {
             Ok(held) => {
-                tracing::warn!(key = %name, fingerprint = held.fingerprint, "the default key was made: the store had no trace of it");
+                tracing::warn!(key = %name, fingerprint = held.fingerprint, "the key was made: the store had no trace of it");
                 Ok(held)
             }
             // Another pod was faster: its key is the key.
@@ -130,7 +158,9 @@ impl Checks<'_> {
         if client.is_ours().await {
             return Ok(format!("{endpoints} is our own"));
         }
-        client.round_trip(&self.config.key).await?;
+        for key in &self.config.keys {
+            client.round_trip(key).await?;
+        }
         Ok(format!("{endpoints} seals and opens for MinIO's identity"))
     }
 }

@@ -1,30 +1,286 @@
-//! The audit trail: one line for everything that changes keys, or was refused.
+//! The audit trail and the log streams: a line for everything that changes keys, or was refused.
+//!
+//! Audit lines go to stdout, a whole line at a time, so that whoever rotates them never sees a torn one; a reader that
+//! stops reading loses lines, which are counted, and never holds up the API. Text lines are what KES writes (logfmt).
 
 use super::{
     Peer,
     refusal::Refusal,
     routes::{Op, Route},
 };
+use crate::{
+    http::{Body, Feed},
+    metrics::Registry,
+    names::Name,
+    telemetry::Format,
+};
+use jiff::Timestamp;
+use prometheus::IntCounter;
+use serde_json::json;
+use std::{
+    io::Write,
+    sync::{
+        Mutex,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::Duration,
+};
 
-/// A key was made, imported or deleted.
-pub fn changed(route: &Route, path: &str, peer: &Peer, what: &str) {
-    let (ip, identity) = (peer.address.ip(), peer.caller.shown());
-    tracing::info!(audit = true, req.method = route.method, req.path = path, req.ip = %ip, req.identity = identity, "{what}");
+/// What was changed.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Created(Name),
+    Imported(Name),
+    Deleted(Name),
 }
 
-/// A request was refused, or failed.
-pub fn refused(route: &Route, path: &str, peer: &Peer, refusal: &Refusal) {
-    let (ip, identity, code) = (peer.address.ip(), peer.caller.shown(), refusal.status().as_u16());
-    match refusal {
-        Refusal::Store { finding, .. } | Refusal::NotReady(finding) => tracing::error!(
-            req.method = route.method, req.path = path, req.ip = %ip, req.identity = identity, res.code = code,
-            cause = finding.cause.id(), "{}: {finding}", refusal.message()
-        ),
-        // A missing key is how MinIO finds out that it has to make one, and what `describe` is for.
-        Refusal::KeyMissing if route.op == Op::Describe => {}
-        _ => tracing::info!(
-            audit = true, req.method = route.method, req.path = path, req.ip = %ip, req.identity = identity,
-            res.code = code, "refused: {}", refusal.message()
-        ),
+/// Where audit lines go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Only to those who listen at `/v1/log/audit`.
+    #[default]
+    Off,
+    Stdout(Format),
+}
+
+/// The audit trail, and the log streams of the API.
+pub struct Audit {
+    changes: Feed,
+    errors: Feed,
+    stdout: Option<(Stdout, Format)>,
+    change_events: IntCounter,
+    error_events: IntCounter,
+    dropped: IntCounter,
+}
+
+/// One request, as it is written down.
+pub struct Record<'a> {
+    pub route: &'a Route,
+    pub path: &'a str,
+    pub peer: &'a Peer,
+    pub at: Timestamp,
+    pub code: u16,
+    pub took: Duration,
+}
+
+// === impl Audit ===
+
+impl Audit {
+    /// `page` is KES's own metrics page, `registry` ours.
+    pub fn new(output: Output, page: &Registry, registry: &Registry) -> Self {
+        let dropped = "Audit lines that were not written, because nobody reads standard output fast enough";
+        Self {
+            changes: Feed::default(),
+            errors: Feed::default(),
+            stdout: match output {
+                Output::Off => None,
+                Output::Stdout(format) => Stdout::start().map(|stdout| (stdout, format)),
+            },
+            change_events: page.counter(
+                "kes_log_audit_events",
+                "Number of audit log events written to the audit log targets.",
+            ),
+            error_events: page.counter(
+                "kes_log_error_events",
+                "Number of error log events written to the error log targets.",
+            ),
+            dropped: registry.counter("keswarden_audit_dropped_lines_total", dropped),
+        }
+    }
+
+    /// Audit records from now on, as JSON lines.
+    pub fn changes(&self) -> Body {
+        self.changes.listen()
+    }
+
+    /// Error lines from now on, as JSON lines.
+    pub fn errors(&self) -> Body {
+        self.errors.listen()
+    }
+
+    /// The streams end: the server drains.
+    pub fn close(&self) {
+        self.changes.close();
+        self.errors.close();
+    }
+
+    /// A key was made, imported or deleted.
+    pub fn changed(&self, record: &Record<'_>, change: &Change) {
+        self.write(record, &change.words());
+    }
+
+    /// A request was refused, or failed.
+    pub fn refused(&self, record: &Record<'_>, refusal: &Refusal) {
+        match refusal {
+            Refusal::Store { finding, .. } | Refusal::NotReady(finding) => {
+                let Record { route, path, peer, code, .. } = record;
+                let (ip, identity) = (peer.address.ip(), peer.caller.name());
+                tracing::error!(
+                    req.method = route.method, req.path = path, req.ip = %ip, req.identity = identity, res.code = code,
+                    cause = finding.cause.id(), "{}: {finding}", refusal.message()
+                );
+                let level = if matches!(refusal, Refusal::NotReady(_)) { "WARN" } else { "ERROR" };
+                self.report(record, level, &format!("{}: {finding}", refusal.message()));
+            }
+            // A missing key is how MinIO finds out that it has to make one, and what `describe` is for.
+            Refusal::KeyMissing if record.route.op == Op::Describe => {}
+            _ => {
+                if matches!(refusal, Refusal::InvalidBody | Refusal::InvalidImportBody | Refusal::KeyLost) {
+                    self.report(record, "ERROR", &refusal.message());
+                }
+                self.write(record, &format!("refused: {}", refusal.message()));
+            }
+        }
+    }
+
+    fn write(&self, record: &Record<'_>, words: &str) {
+        self.change_events.inc_by(self.changes.send(|| record.json(words)) as u64);
+        let Some((stdout, format)) = &self.stdout else { return };
+        let line = match format {
+            Format::Text => record.text("INFO", words, "") + "\n",
+            Format::Json => record.json(words),
+        };
+        if stdout.lines.try_send(line).is_err() {
+            self.dropped.inc();
+        }
+    }
+
+    fn report(&self, record: &Record<'_>, level: &str, words: &str) {
+        let line = || format!("{}\n", json!({ "message": record.text(level, words, "<unknown>") }));
+        self.error_events.inc_by(self.errors.send(line) as u64);
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    fn words(&self) -> String {
+        match self {
+            Self::Created(name) => format!("secret key '{name}' created"),
+            Self::Imported(name) => format!("secret key '{name}' imported"),
+            Self::Deleted(name) => format!("secret key '{name}' deleted"),
+        }
+    }
+}
+
+// === impl Record ===
+
+impl Record<'_> {
+    /// A line as Go's `slog` writes one.
+    fn text(&self, level: &str, words: &str, unknown: &str) -> String {
+        let Self { route, path, peer, at, code, took } = self;
+        let identity = match peer.caller.name() {
+            "" => unknown,
+            identity => identity,
+        };
+        format!(
+            "time={at:.3} level={level} msg={} req.method={} req.path={} req.ip={} req.identity={} res.code={code} res.time={}",
+            word(words),
+            route.method,
+            word(path),
+            peer.address.ip().to_canonical(),
+            word(identity),
+            go_duration(*took),
+        )
+    }
+
+    /// A record as the SDK reads one, with what happened in words beside it.
+    fn json(&self, words: &str) -> String {
+        let Self { path, peer, at, code, took, .. } = self;
+        let mut request = serde_json::Map::new();
+        request.insert("ip".to_owned(), peer.address.ip().to_canonical().to_string().into());
+        request.insert("path".to_owned(), (*path).into());
+        if !peer.caller.name().is_empty() {
+            request.insert("identity".to_owned(), peer.caller.name().into());
+        }
+        let response = json!({ "code": code, "time": u64::try_from(took.as_millis()).unwrap_or(u64::MAX) });
+        let at = at.to_string();
+        format!("{}\n", json!({ "time": at, "message": words, "request": request, "response": response }))
+    }
+}
+
+/// A value of a logfmt line: quoted when it would not read as one word.
+fn word(text: &str) -> String {
+    let plain = |character: char| {
+        !character.is_control() && !character.is_whitespace() && !matches!(character, '"' | '=' | '\\')
+    };
+    let simple = !text.is_empty() && text.chars().all(plain);
+    if simple { text.to_owned() } else { serde_json::Value::from(text).to_string() }
+}
+
+/// A duration as Go prints it, to the nanosecond.
+fn go_duration(duration: Duration) -> String {
+    let nanoseconds = duration.as_nanos() as f64;
+    match duration.as_nanos() {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanoseconds}ns"),
+        1_000..1_000_000 => format!("{}µs", nanoseconds / 1e3),
+        1_000_000..1_000_000_000 => format!("{}ms", nanoseconds / 1e6),
+        _ => format!("{}s", nanoseconds / 1e9),
+    }
+}
+
+/// A thread that writes lines: what it waits for, nobody else does.
+struct Stdout {
+    lines: SyncSender<String>,
+    ended: Mutex<Receiver<()>>,
+}
+
+/// Lines that may wait to be written.
+const WAITING: usize = 4096;
+/// How long the last lines may take when everything ends.
+const LAST: Duration = Duration::from_secs(1);
+
+impl Stdout {
+    fn start() -> Option<Self> {
+        let (lines, receiver) = sync_channel::<String>(WAITING);
+        let (end, ended) = sync_channel(1);
+        let write = move || {
+            for line in receiver {
+                let mut out = std::io::stdout().lock();
+                // A closed pipe loses lines, not the server.
+                let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+            }
+            let _ = end.send(());
+        };
+        let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(write);
+        match thread {
+            Ok(_) => Some(Self { lines, ended: Mutex::new(ended) }),
+            Err(error) => {
+                tracing::error!("audit lines are not written to stdout: no thread: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Stdout {
+    fn drop(&mut self) {
+        // The thread ends when the sender is gone; a fresh one that leads nowhere takes its place.
+        drop(std::mem::replace(&mut self.lines, sync_channel(0).0));
+        if let Ok(ended) = self.ended.get_mut() {
+            let _ = ended.recv_timeout(LAST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (nanoseconds, text) in
+            [(0, "0s"), (12, "12ns"), (1_500, "1.5µs"), (1_020_309, "1.020309ms"), (2_000_000_000, "2s")]
+        {
+            assert_eq!(go_duration(Duration::from_nanos(nanoseconds)), text);
+        }
+    }
+
+    #[test]
+    fn words_are_quoted_when_they_must_be() {
+        for (text, shown) in [("a/b", "a/b"), ("", "\"\""), ("a b", "\"a b\""), ("a\nb", "\"a\\nb\"")] {
+            assert_eq!(word(text), shown);
+        }
     }
 }

@@ -33,8 +33,8 @@ impl Caller {
         }
     }
 
-    /// For log lines.
-    pub fn shown(&self) -> &str {
-        self.identity().map_or("<unknown>", Identity::as_str)
+    /// The identity, or nothing: as KES writes it into keys and audit lines.
+    pub fn name(&self) -> &str {
+        self.identity().map_or("", Identity::as_str)
     }
 }

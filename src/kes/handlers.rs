@@ -1,25 +1,28 @@
 //! What each route does, once the caller may do it.
 
 use super::{
-    Parts, Peer, audit, empty, json,
-    messages::{Known, Members, bytes_object, quoted},
+    Parts, Peer, State,
+    audit::Change,
+    empty, json,
+    messages::{self, bytes_object, quoted},
     policy::{Policies, Policy},
     refusal::{Doing, Refusal},
-    routes::{Op, ROUTES, Route},
+    routes::{Op, ROUTES, Route, Settings},
 };
 use crate::{
     cause::Finding,
     crypto::{Kind, NotAuthentic},
+    go_json::{self, Object, Wanted},
     http::Body,
     keyring::Held,
     metrics,
     names::{Name, Pattern},
     version,
 };
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::{
     Request, Response,
-    body::{Body as _, Incoming},
+    body::{Body as _, Bytes, Incoming},
     header::{self, HeaderValue},
 };
 use jiff::Timestamp;
@@ -30,50 +33,53 @@ type Answer = Result<Response<Body>, Refusal>;
 
 pub(super) async fn handle(
     parts: &Parts,
+    state: &State,
     route: &'static Route,
     name: &str,
     peer: &Peer,
-    policies: &Policies,
     request: Request<Incoming>,
 ) -> Answer {
+    let policies = &state.policies;
     match route.op {
         Op::Version => {
             Ok(json(format!("{{\"version\":\"{}\",\"commit\":\"{}\"}}\n", version::VERSION, version::COMMIT)))
         }
-        Op::Ready => ready(parts).await,
-        Op::Status => Ok(status(parts).await),
+        Op::Ready => ready(state).await,
+        Op::Status => Ok(status(parts, state).await),
         Op::Metrics => Ok(metrics_page(parts)),
-        Op::Api => Ok(api()),
-        Op::Create => create(parts, route, name, peer).await,
-        Op::Import => import(parts, route, name, peer, request).await,
-        Op::Describe => describe(parts, name).await,
-        Op::ListKeys => list_keys(parts, name).await,
-        Op::Delete => delete(parts, route, name, peer).await,
-        Op::Generate => generate(parts, route, name, request).await,
-        Op::Encrypt => encrypt(parts, route, name, request).await,
-        Op::Decrypt => decrypt(parts, route, name, request).await,
-        Op::Hmac => hmac(parts, route, name, request).await,
+        Op::Api => Ok(api(&state.routes)),
+        Op::Create => create(parts, state, name, peer).await,
+        Op::Import => import(parts, state, route, name, peer, request).await,
+        Op::Describe => describe(state, name).await,
+        Op::ListKeys => list_keys(state, name).await,
+        Op::Delete => delete(parts, state, name).await,
+        Op::Generate => generate(state, route, name, request).await,
+        Op::Encrypt => encrypt(state, route, name, request).await,
+        Op::Decrypt => decrypt(state, route, name, request).await,
+        Op::Hmac => hmac(state, route, name, request).await,
         Op::DescribePolicy => describe_policy(policies, name, false),
         Op::ReadPolicy => describe_policy(policies, name, true),
         Op::ListPolicies => list(name, policies.policies.keys().map(String::as_str), "names"),
         Op::DescribeIdentity => describe_identity(policies, name),
         Op::ListIdentities => {
-            let assigned = policies.assigned.keys().map(|identity| identity.as_str());
+            let assigned = policies.assigned.keys().map(String::as_str);
             list(name, assigned.chain([policies.admin.as_str()]), "identities")
         }
         Op::SelfDescribe => self_describe(policies, peer),
+        Op::ErrorLog => Ok(stream(parts.audit.errors())),
+        Op::AuditLog => Ok(stream(parts.audit.changes())),
     }
 }
 
 // === what the server says of itself ===
 
-async fn ready(parts: &Parts) -> Answer {
-    parts.keyring.status().await.map(|_| empty()).map_err(Refusal::NotReady)
+async fn ready(state: &State) -> Answer {
+    state.keyring.status().await.map(|_| empty()).map_err(Refusal::NotReady)
 }
 
 /// Both `keystore_unreachable` and `keystore_unavailable`: clients reject one without the other.
-async fn status(parts: &Parts) -> Response<Body> {
-    let store = match parts.keyring.status().await {
+async fn status(parts: &Parts, state: &State) -> Response<Body> {
+    let store = match state.keyring.status().await {
         Ok(latency) => format!(",\"keystore_latency\":{}", latency.as_millis().max(1)),
         Err(Finding { .. }) => ",\"keystore_unavailable\":true,\"keystore_unreachable\":true".to_owned(),
     };
@@ -105,37 +111,59 @@ fn metrics_page(parts: &Parts) -> Response<Body> {
     response
 }
 
-fn api() -> Response<Body> {
-    let rows: Vec<_> = ROUTES.iter().map(Route::describe).collect();
+fn api(settings: &Settings) -> Response<Body> {
+    let rows: Vec<_> = ROUTES.iter().map(|route| route.describe(settings)).collect();
     json(format!("[{}]\n", rows.join(",")))
+}
+
+/// Lines as they happen, from now on.
+fn stream(lines: Body) -> Response<Body> {
+    let mut response = Response::new(lines);
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 // === keys ===
 
-async fn create(parts: &Parts, route: &Route, name: &str, peer: &Peer) -> Answer {
+async fn create(parts: &Parts, state: &State, name: &str, peer: &Peer) -> Answer {
     let name = key_name(name)?;
-    let created = parts.keyring.create(&name, peer.caller.shown(), now(parts)).await;
+    let created = state.keyring.create(&name, peer.caller.name(), now(parts)).await;
     created.map_err(|error| Refusal::of(Doing::Create, error))?;
-    audit::changed(route, &route.path_of(name.as_str()), peer, &format!("secret key '{name}' created"));
-    Ok(empty())
+    Ok(changed(Change::Created(name)))
 }
 
-async fn import(parts: &Parts, route: &Route, name: &str, peer: &Peer, request: Request<Incoming>) -> Answer {
+async fn import(
+    parts: &Parts,
+    state: &State,
+    route: &Route,
+    name: &str,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Answer {
     let name = key_name(name)?;
-    let body = body(route, request).await.map_err(|_| Refusal::InvalidImportBody)?;
-    let members = Members::parse(&body, Known(&["key", "cipher"])).ok_or(Refusal::InvalidImportBody)?;
-    let kind = Kind::parse(&members.cipher).ok_or_else(|| Refusal::Algorithm(members.cipher.clone()))?;
-    let bytes: [u8; 32] =
-        members.key.as_slice().try_into().map_err(|_| Refusal::KeySize(kind.name().to_owned()))?;
-    let imported =
-        parts.keyring.import(&name, kind, Zeroizing::new(bytes), peer.caller.shown(), now(parts)).await;
+    let body = body(route, request).await;
+    let members = body.and_then(|body| go_json::first(&body, messages::IMPORT));
+    let members = members.ok_or(Refusal::InvalidImportBody)?;
+    let cipher = members.text("cipher");
+    let kind = Kind::parse(cipher).ok_or_else(|| Refusal::Algorithm(cipher.to_owned()))?;
+    let bytes: [u8; 32] = members.bytes("key").try_into().map_err(|_| Refusal::KeySize(cipher.to_owned()))?;
+    let bytes = Zeroizing::new(bytes);
+    let imported = state.keyring.import(&name, kind, bytes, peer.caller.name(), now(parts)).await;
     imported.map_err(|error| Refusal::of(Doing::Create, error))?;
-    audit::changed(route, &route.path_of(name.as_str()), peer, &format!("secret key '{name}' imported"));
-    Ok(empty())
+    Ok(changed(Change::Imported(name)))
 }
 
-async fn describe(parts: &Parts, name: &str) -> Answer {
-    let (name, held) = key(parts, name).await?;
+/// An empty answer, with what was changed for the audit trail.
+fn changed(change: Change) -> Response<Body> {
+    let mut response = empty();
+    response.extensions_mut().insert(change);
+    response
+}
+
+async fn describe(state: &State, name: &str) -> Answer {
+    let name = key_name(name)?;
+    let held = load(state, &name).await?;
     let by = match held.version.created_by.as_str() {
         "" => String::new(),
         by => format!(",\"created_by\":{}", quoted(by)),
@@ -148,59 +176,57 @@ async fn describe(parts: &Parts, name: &str) -> Answer {
 }
 
 /// All names in one answer: clients drop what a second page would hold.
-async fn list_keys(parts: &Parts, pattern: &str) -> Answer {
+async fn list_keys(state: &State, pattern: &str) -> Answer {
     let parsed = Pattern::parse(pattern).ok_or_else(|| Refusal::InvalidPattern(pattern.to_owned()))?;
-    let names = parts.keyring.list().await.map_err(|error| Refusal::of(Doing::List, error))?;
+    let names = state.keyring.list().await.map_err(|error| Refusal::of(Doing::List, error))?;
     let names: Vec<_> = names.iter().filter(|name| parsed.matches(name)).map(|name| quoted(name)).collect();
     Ok(json(format!("{{\"names\":[{}]}}\n", names.join(","))))
 }
 
-async fn delete(parts: &Parts, route: &Route, name: &str, peer: &Peer) -> Answer {
+async fn delete(parts: &Parts, state: &State, name: &str) -> Answer {
     let name = key_name(name)?;
     if !parts.settings.allow_delete {
         return Err(Refusal::NotAllowed);
     }
-    parts.keyring.delete(&name).await.map_err(|error| Refusal::of(Doing::Delete, error))?;
-    audit::changed(route, &route.path_of(name.as_str()), peer, &format!("secret key '{name}' deleted"));
-    Ok(empty())
+    state.keyring.delete(&name).await.map_err(|error| Refusal::of(Doing::Delete, error))?;
+    Ok(changed(Change::Deleted(name)))
 }
 
-async fn generate(parts: &Parts, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
-    let known = Known(&["context", "version"]);
-    let valid = key_name(name)?;
+async fn generate(state: &State, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
+    let name = key_name(name)?;
     // No body at all is an empty context; a body that turns out to be empty is a client's mistake, and sealing for
     // "no context" then would make an object that nobody can read.
     let members = match request.body().is_end_stream() {
-        true => Members::default(),
-        false => members(route, request, known).await?,
+        true => None,
+        false => Some(members(route, request, messages::GENERATE).await?),
     };
-    let held = sealing(load(parts, &valid).await?)?;
-    let made = held.version.key.generate(&members.context);
+    let held = sealing(load(state, &name).await?)?;
+    let made = held.version.key.generate(members.as_ref().map_or(&[], |members| members.bytes("context")));
     Ok(json(bytes_object(&[("plaintext", &made.plaintext[..]), ("ciphertext", &made.ciphertext)])))
 }
 
-async fn encrypt(parts: &Parts, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
-    let valid = key_name(name)?;
-    let members = members(route, request, Known(&["plaintext", "context", "version"])).await?;
-    let held = sealing(load(parts, &valid).await?)?;
-    let ciphertext = held.version.key.seal(&members.plaintext, &members.context);
+async fn encrypt(state: &State, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
+    let name = key_name(name)?;
+    let members = members(route, request, messages::ENCRYPT).await?;
+    let held = sealing(load(state, &name).await?)?;
+    let ciphertext = held.version.key.seal(members.bytes("plaintext"), members.bytes("context"));
     Ok(json(bytes_object(&[("ciphertext", &ciphertext)])))
 }
 
-async fn decrypt(parts: &Parts, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
-    let valid = key_name(name)?;
-    let members = members(route, request, Known(&["ciphertext", "context", "version"])).await?;
-    let held = load(parts, &valid).await?;
-    let opened = held.version.key.open(&members.ciphertext, &members.context);
+async fn decrypt(state: &State, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
+    let name = key_name(name)?;
+    let members = members(route, request, messages::DECRYPT).await?;
+    let held = load(state, &name).await?;
+    let opened = held.version.key.open(members.bytes("ciphertext"), members.bytes("context"));
     let plaintext = opened.map_err(|NotAuthentic| Refusal::NotAuthentic)?;
     Ok(json(bytes_object(&[("plaintext", &plaintext)])))
 }
 
-async fn hmac(parts: &Parts, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
-    let valid = key_name(name)?;
-    let members = members(route, request, Known(&["message", "version"])).await?;
-    let held = load(parts, &valid).await?;
-    let mac = held.version.key.hmac(&members.message).ok_or(Refusal::NoHmac)?;
+async fn hmac(state: &State, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
+    let name = key_name(name)?;
+    let members = members(route, request, messages::HMAC).await?;
+    let held = load(state, &name).await?;
+    let mac = held.version.key.hmac(members.bytes("message")).ok_or(Refusal::NoHmac)?;
     Ok(json(bytes_object(&[("hmac", &mac)])))
 }
 
@@ -208,14 +234,8 @@ fn key_name(name: &str) -> Result<Name, Refusal> {
     Name::parse(name).map_err(|_| Refusal::InvalidName { what: "key name", name: name.to_owned() })
 }
 
-async fn key(parts: &Parts, name: &str) -> Result<(Name, Arc<Held>), Refusal> {
-    let name = key_name(name)?;
-    let held = load(parts, &name).await?;
-    Ok((name, held))
-}
-
-async fn load(parts: &Parts, name: &Name) -> Result<Arc<Held>, Refusal> {
-    parts.keyring.get(name).await.map_err(|error| Refusal::of(Doing::Read, error))
+async fn load(state: &State, name: &Name) -> Result<Arc<Held>, Refusal> {
+    state.keyring.get(name).await.map_err(|error| Refusal::of(Doing::Read, error))
 }
 
 /// Nothing is sealed with a key that the store no longer holds: nobody could open it after a restart.
@@ -223,14 +243,29 @@ fn sealing(held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
     if held.lost { Err(Refusal::KeyLost) } else { Ok(held) }
 }
 
-async fn body(route: &Route, request: Request<Incoming>) -> Result<hyper::body::Bytes, Refusal> {
-    let limited = Limited::new(request.into_body(), route.max_body);
-    limited.collect().await.map(http_body_util::Collected::to_bytes).map_err(|_| Refusal::InvalidBody)
+/// The body, as far as the route reads it: a value that is whole within the limit counts, whatever follows. Nothing when
+/// the connection broke.
+async fn body(route: &Route, request: Request<Incoming>) -> Option<Zeroizing<Vec<u8>>> {
+    let mut body = request.into_body();
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX).min(ANNOUNCED);
+    let mut read = Zeroizing::new(Vec::with_capacity(announced));
+    while let Some(frame) = body.frame().await {
+        let data: Bytes = frame.ok()?.into_data().unwrap_or_default();
+        let room = route.max_body - read.len();
+        read.extend_from_slice(&data[..data.len().min(room)]);
+        if data.len() > room {
+            break;
+        }
+    }
+    Some(read)
 }
 
-async fn members(route: &Route, request: Request<Incoming>, known: Known) -> Result<Members, Refusal> {
-    let body = body(route, request).await?;
-    Members::parse(&body, known).ok_or(Refusal::InvalidBody)
+/// What is believed of a body's announced length: memory for more is taken as it comes.
+const ANNOUNCED: usize = 16 * 1024;
+
+async fn members(route: &Route, request: Request<Incoming>, wanted: Wanted) -> Result<Object, Refusal> {
+    let body = body(route, request).await.ok_or(Refusal::InvalidBody)?;
+    go_json::first(&body, wanted).ok_or(Refusal::InvalidBody)
 }
 
 // === policies and identities ===
@@ -276,10 +311,7 @@ fn describe_identity(policies: &Policies, name: &str) -> Answer {
     if policies.admin == valid.as_str() {
         return Ok(json(format!("{{\"admin\":true,\"created_at\":\"{}\"}}\n", policies.since)));
     }
-    let policy = crate::identity::Identity::parse(valid.as_str())
-        .ok()
-        .and_then(|identity| policies.assigned.get(&identity))
-        .ok_or(Refusal::IdentityMissing)?;
+    let policy = policies.assigned.get(valid.as_str()).ok_or(Refusal::IdentityMissing)?;
     Ok(json(format!("{{\"policy\":{}{}}}\n", quoted(policy), made(policies))))
 }
 

@@ -8,8 +8,8 @@ use super::{
     refusal::Refusal,
     routes::{Op, Route},
 };
-use crate::{identity::Identity, names::Name};
-use std::collections::{BTreeMap, HashMap};
+use crate::identity::Identity;
+use std::collections::BTreeMap;
 
 /// What MinIO does, and nothing of an admin's (see minio-kms-client: what the identity of a server calls).
 pub const MINIO: &[&str] = &[
@@ -24,13 +24,17 @@ pub const MINIO: &[&str] = &[
     "/v1/key/hmac/*",
 ];
 
+/// The name of MinIO's own policy.
+const OURS: &str = "-minio";
+
 /// Every policy and who has it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Policies {
     /// Compared verbatim; what is no identity disables the admin.
     pub admin: String,
     pub policies: BTreeMap<String, Policy>,
-    pub assigned: HashMap<Identity, String>,
+    /// Policies by identity, compared verbatim.
+    pub assigned: BTreeMap<String, String>,
     /// When this set came into force, RFC 3339.
     pub since: String,
 }
@@ -45,18 +49,33 @@ pub struct Policy {
 // === impl Policies ===
 
 impl Policies {
-    /// One policy, `minio`, for these identities, and no admin.
+    /// One policy for these identities, and no admin. Its name starts with a dash, which no policy of a file can.
     pub fn for_minio(identities: impl IntoIterator<Item = Identity>, since: String) -> Self {
         let policy =
             Policy { allow: MINIO.iter().map(|path| (*path).to_owned()).collect(), deny: Vec::new() };
-        let assigned = identities.into_iter().map(|identity| (identity, "minio".to_owned())).collect();
-        let policies = BTreeMap::from([("minio".to_owned(), policy)]);
+        let assigned = identities.into_iter();
+        let assigned = assigned.map(|identity| (identity.as_str().to_owned(), OURS.to_owned())).collect();
+        let policies = BTreeMap::from([(OURS.to_owned(), policy)]);
         Self { admin: "disabled".to_owned(), policies, assigned, since }
     }
 
+    /// These and the others; where both know an identity, the others' policy is its policy, denials and all.
+    pub fn joined(mut self, others: &Self) -> Self {
+        for (name, policy) in &others.policies {
+            self.policies.entry(name.clone()).or_insert_with(|| policy.clone());
+        }
+        for (identity, policy) in &others.assigned {
+            self.assigned.insert(identity.clone(), policy.clone());
+        }
+        if !others.admin.is_empty() {
+            self.admin.clone_from(&others.admin);
+        }
+        self
+    }
+
     /// Whether the caller may use this route, on this decoded path.
-    pub fn check(&self, route: &Route, path: &str, caller: &Caller) -> Result<(), Refusal> {
-        if matches!(route.op, Op::Version | Op::SelfDescribe) {
+    pub fn check(&self, route: &Route, open: bool, path: &str, caller: &Caller) -> Result<(), Refusal> {
+        if open || matches!(route.op, Op::Version | Op::SelfDescribe) {
             return Ok(());
         }
         let identity = caller.identity()?;
@@ -70,7 +89,7 @@ impl Policies {
     }
 
     pub fn policy_of(&self, identity: &Identity) -> Option<(&str, &Policy)> {
-        let (name, policy) = self.policies.get_key_value(self.assigned.get(identity)?)?;
+        let (name, policy) = self.policies.get_key_value(self.assigned.get(identity.as_str())?)?;
         Some((name, policy))
     }
 }
@@ -96,9 +115,4 @@ fn matches(pattern: &str, path: &str) -> bool {
         Some(prefix) => path.starts_with(prefix),
         None => !pattern.is_empty() && pattern == path,
     }
-}
-
-/// Whether a policy name follows the rules of names.
-pub fn is_policy_name(name: &str) -> bool {
-    Name::parse(name).is_ok()
 }

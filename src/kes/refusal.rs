@@ -7,7 +7,7 @@ use crate::{
     store::Error,
 };
 use hyper::{
-    Response, StatusCode,
+    Method, Response, StatusCode,
     header::{self, HeaderValue},
 };
 
@@ -149,29 +149,53 @@ pub fn not_found() -> Response<Body> {
     response
 }
 
-/// The path is spelt differently.
-pub fn moved(to: &str) -> Response<Body> {
-    let encoded = percent_encoding::utf8_percent_encode(to, PATH).to_string();
-    let mut response = super::empty();
+/// The path is spelt differently: as Go's server answers, with a page for those who GET.
+pub fn moved(to: &str, query: Option<&str>, method: &Method) -> Response<Body> {
+    let mut location = percent_encoding::utf8_percent_encode(to, PATH).to_string();
+    if let Some(query) = query {
+        location = format!("{location}?{query}");
+    }
+    let mut response = match *method {
+        Method::GET => {
+            let shown = location.replace('&', "&amp;").replace('"', "&#34;").replace('\'', "&#39;");
+            Response::new(Body::from(format!("<a href=\"{shown}\">Moved Permanently</a>.\n\n")))
+        }
+        _ => super::empty(),
+    };
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-    if let Ok(location) = HeaderValue::from_str(&encoded) {
-        response.headers_mut().insert(header::LOCATION, location);
+    let headers = response.headers_mut();
+    if matches!(*method, Method::GET | Method::HEAD) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        headers.insert(header::LOCATION, location);
     }
     response
 }
 
-/// What is escaped in a path (RFC 3986 §3.3).
-const PATH: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'\\')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
+/// The request line cannot be read: as Go's server answers, below HTTP.
+pub fn malformed() -> Response<Body> {
+    let mut response = Response::new(Body::from("400 Bad Request"));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// What is left as it is in a path, as Go writes one.
+const PATH: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');

@@ -13,7 +13,21 @@ pub struct Route {
     pub method: &'static str,
     /// Bytes of body that are read; 0: none are.
     pub max_body: usize,
+    /// How long it may take, unless the operator says otherwise; 0: for ever.
     seconds: u64,
+}
+
+/// What the operator decided for each route. Cheap to share, not to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings(Vec<Setting>);
+
+/// What the operator decided for one route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Anybody may call it (`skip_auth`).
+    pub open: bool,
+    /// How long it may take; absent: for ever.
+    pub timeout: Option<Duration>,
 }
 
 /// What a route does.
@@ -39,6 +53,8 @@ pub enum Op {
     DescribeIdentity,
     ListIdentities,
     SelfDescribe,
+    ErrorLog,
+    AuditLog,
 }
 
 const MB: usize = 1_000_000;
@@ -65,6 +81,8 @@ pub const ROUTES: &[Route] = &[
     Route { op: Op::DescribeIdentity, path: "/v1/identity/describe/",     method: "GET",    max_body: 0,  seconds: 15 },
     Route { op: Op::ListIdentities,   path: "/v1/identity/list/",         method: "GET",    max_body: 0,  seconds: 15 },
     Route { op: Op::SelfDescribe,     path: "/v1/identity/self/describe", method: "GET",    max_body: 0,  seconds: 15 },
+    Route { op: Op::ErrorLog,         path: "/v1/log/error",              method: "GET",    max_body: 0,  seconds: 0 },
+    Route { op: Op::AuditLog,         path: "/v1/log/audit",              method: "GET",    max_body: 0,  seconds: 0 },
 ];
 
 /// The operations that are measured as cryptographic.
@@ -76,7 +94,38 @@ pub enum Found<'a> {
     /// A route, and the decoded name behind it; empty for a path without one.
     Route(&'static Route, Cow<'a, str>),
     Moved(String),
+    /// The percent-encoding is broken.
+    Malformed,
     Nothing,
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        let usual = |route: &Route| Setting {
+            open: false,
+            timeout: Some(Duration::from_secs(route.seconds)).filter(|timeout| !timeout.is_zero()),
+        };
+        Self(ROUTES.iter().map(usual).collect())
+    }
+}
+
+impl Settings {
+    pub fn of(&self, route: &Route) -> Setting {
+        self.0[route.op as usize]
+    }
+
+    /// What is decided for a path as the table spells it; nothing for a path that is not in it.
+    pub fn of_path(&mut self, path: &str) -> Option<&mut Setting> {
+        let route = ROUTES.iter().find(|route| route.path == path)?;
+        Some(&mut self.0[route.op as usize])
+    }
+
+    /// Some route is open, so that a client certificate cannot be demanded of everybody.
+    pub fn any_open(&self) -> bool {
+        self.0.iter().any(|setting| setting.open)
+    }
 }
 
 // === impl Route ===
@@ -87,10 +136,6 @@ impl Route {
         method.as_str() == self.method || (self.method == "PUT" && method == Method::POST)
     }
 
-    pub fn timeout(&self) -> Duration {
-        Duration::from_secs(self.seconds)
-    }
-
     /// The decoded path of a request for `name`: what policies are held against.
     pub fn path_of<'a>(&self, name: &str) -> Cow<'a, str> {
         if name.is_empty() { Cow::Borrowed(self.path) } else { Cow::Owned([self.path, name].concat()) }
@@ -98,7 +143,12 @@ impl Route {
 
     /// KES counts these and no others.
     pub fn counted(&self) -> bool {
-        !matches!(self.op, Op::Version | Op::Ready | Op::Status | Op::Metrics | Op::Api)
+        !matches!(self.op, Op::Version | Op::Ready | Op::Status | Op::Metrics | Op::Api) && !self.streams()
+    }
+
+    /// The answer is a stream without an end.
+    pub fn streams(&self) -> bool {
+        matches!(self.op, Op::ErrorLog | Op::AuditLog)
     }
 
     pub fn crypto(&self) -> Option<&'static str> {
@@ -112,14 +162,18 @@ impl Route {
     }
 
     /// The members of one row of `/v1/api`.
-    pub fn describe(&self) -> String {
-        let Self { path, method, max_body, seconds, .. } = self;
+    pub fn describe(&self, settings: &Settings) -> String {
+        let Self { path, method, max_body, .. } = self;
+        let seconds = settings.of(self).timeout.map_or(0, |timeout| timeout.as_secs());
         format!(r#"{{"method":"{method}","path":"{path}","max_body":{max_body},"timeout":{seconds}}}"#)
     }
 }
 
 /// Finds the route of a request's path, which is still percent-encoded.
 pub fn find(path: &str) -> Found<'_> {
+    if !is_well_encoded(path) {
+        return Found::Malformed;
+    }
     let decoded = percent_decode_str(path).decode_utf8_lossy();
     if let Some(clean) = cleaned(&decoded) {
         return Found::Moved(clean);
@@ -140,6 +194,13 @@ pub fn find(path: &str) -> Found<'_> {
         }
         None => Found::Nothing,
     }
+}
+
+/// Every `%` is followed by two hexadecimal digits.
+fn is_well_encoded(path: &str) -> bool {
+    path.split('%')
+        .skip(1)
+        .all(|rest| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn after(path: Cow<'_, str>, length: usize) -> Cow<'_, str> {

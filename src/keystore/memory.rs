@@ -40,6 +40,11 @@ impl MemoryStore {
         lock(&self.keys).insert(name.to_owned(), text.to_owned());
     }
 
+    /// What is under a name.
+    pub fn text(&self, name: &str) -> Option<String> {
+        lock(&self.keys).get(name).cloned()
+    }
+
     pub fn remove(&self, name: &str) {
         lock(&self.keys).remove(name);
     }

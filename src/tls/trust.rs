@@ -60,6 +60,19 @@ impl Trust {
         path.map_or_else(|| Ok(Self::system()), Self::only)
     }
 
+    /// The system's roots, and a file or directory beside them: as Go's clients of KES do, and its server with `tls.ca`.
+    pub fn system_and(path: Option<&Path>) -> Result<Self, Error> {
+        let mut trust = Self::system();
+        if let Some(path) = path {
+            trust.certificates.extend(Self::only(path)?.certificates);
+        }
+        Ok(trust)
+    }
+
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
     /// Nobody but whom `other` trusts is trusted.
     pub fn is_within(&self, other: &Trust) -> bool {
         self.certificates.iter().all(|certificate| other.certificates.contains(certificate))
@@ -83,6 +96,21 @@ impl Trust {
     }
 }
 
+/// A certificate that nobody else judges is within its dates.
+pub(super) fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
+        .map_err(|_| CertificateError::BadEncoding)?;
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = parsed.validity();
+    if seconds > validity.not_after.timestamp() {
+        return Err(CertificateError::Expired.into());
+    }
+    if seconds < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    Ok(())
+}
+
 #[derive(Debug)]
 struct Verifier {
     chains: Option<Arc<WebPkiServerVerifier>>,
@@ -98,16 +126,7 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
-        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
-            .map_err(|_| CertificateError::BadEncoding)?;
-        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let validity = parsed.validity();
-        if seconds > validity.not_after.timestamp() {
-            return Err(CertificateError::Expired.into());
-        }
-        if seconds < validity.not_before.timestamp() {
-            return Err(CertificateError::NotValidYet.into());
-        }
+        check_dates(leaf, now)?;
         Ok(ServerCertVerified::assertion())
     }
 }

@@ -33,6 +33,7 @@ pub fn environment(run_dir: &Path, more: &[(&str, &str)]) -> Vec<(OsString, OsSt
         ("KESWARDEN_RUN_DIR".to_owned(), run_dir),
         ("KESWARDEN_ADDR".to_owned(), "127.0.0.1:0".to_owned()),
         ("KESWARDEN_ADMIN_ADDR".to_owned(), "127.0.0.1:0".to_owned()),
+        ("KESWARDEN_AUDIT".to_owned(), "off".to_owned()),
     ];
     for (name, value) in more {
         environment.retain(|(other, _)| other != name);
@@ -75,7 +76,7 @@ impl App {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let bound = app::build(settings, Deps { store: Some(given), clock: None })?;
-                send.send((bound.api, bound.admin, bound.trigger.clone())).unwrap();
+                send.send((bound.api, bound.admin.unwrap(), bound.trigger.clone())).unwrap();
                 bound.run().await
             })
         });
@@ -90,22 +91,12 @@ impl App {
 
     /// Status and body of a page of the health server.
     pub fn health(&self, path: &str) -> (u16, String) {
-        let url = format!("http://{}{path}", self.admin);
-        block_on(async {
-            let client = tls::plain_http_client(Duration::from_secs(5)).unwrap();
-            match client.get(url).send().await {
-                Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap()),
-                Err(_) => (0, String::new()),
-            }
-        })
+        health(self.admin, path)
     }
 
     /// The value of a metric line that starts with `line`.
     pub fn metric(&self, line: &str) -> Option<f64> {
-        let (_, page) = self.health("/metrics");
-        let found =
-            page.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(' ').map(str::to_owned));
-        found.and_then(|value| value.parse().ok())
+        metric(self.admin, line)
     }
 
     /// A client with MinIO's certificate.
@@ -123,16 +114,7 @@ impl App {
 
     pub fn client(&self, pair: Option<Pair>, http1: bool) -> Client {
         let trust = Trust::only(&self.run_dir.path().join("ca.crt")).unwrap();
-        let mut config = tls::client_config(trust, pair).unwrap();
-        if !http1 {
-            config.alpn_protocols = vec![b"h2".to_vec()];
-        }
-        let builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(config)
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(Duration::from_secs(20));
-        let builder = if http1 { builder.http1_only() } else { builder };
-        Client { http: builder.build().unwrap(), base: format!("https://{}", self.api) }
+        Client::new(tls::client_config(trust, pair).unwrap(), http1, self.api)
     }
 
     /// Drains, and says how it ended.
@@ -151,6 +133,24 @@ impl Drop for App {
     }
 }
 
+/// Status and body of a page of a health server; 0 when nobody answers.
+pub fn health(address: SocketAddr, path: &str) -> (u16, String) {
+    block_on(async {
+        let client = tls::plain_http_client(Duration::from_secs(5)).unwrap();
+        match client.get(format!("http://{address}{path}")).send().await {
+            Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap()),
+            Err(_) => (0, String::new()),
+        }
+    })
+}
+
+/// The value of a metric line that starts with `line`.
+pub fn metric(address: SocketAddr, line: &str) -> Option<f64> {
+    let (_, page) = health(address, "/metrics");
+    let found = page.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(' ').map(str::to_owned));
+    found.and_then(|value| value.parse().ok())
+}
+
 /// A client of the KES API.
 pub struct Client {
     pub http: reqwest::Client,
@@ -167,6 +167,18 @@ pub struct Reply {
 }
 
 impl Client {
+    pub fn new(mut config: rustls::ClientConfig, http1: bool, server: SocketAddr) -> Self {
+        if !http1 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
+        let builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(config)
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(20));
+        let builder = if http1 { builder.http1_only() } else { builder };
+        Self { http: builder.build().unwrap(), base: format!("https://{server}") }
+    }
+
     pub async fn send(&self, method: &str, path: &str, body: Option<&str>) -> Result<Reply, reqwest::Error> {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.base));
@@ -179,6 +191,11 @@ impl Client {
             headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
         let (status, version) = (answer.status().as_u16(), format!("{:?}", answer.version()));
         Ok(Reply { status, headers, version, body: answer.text().await? })
+    }
+
+    /// An answer that is still being received.
+    pub async fn get(&self, path: &str) -> Result<reqwest::Response, reqwest::Error> {
+        self.http.get(format!("{}{path}", self.base)).send().await
     }
 
     pub fn call(&self, method: &str, path: &str, body: Option<&str>) -> Reply {

@@ -1,0 +1,436 @@
+//! A YAML document as a tree that knows its lines, and a reader that remembers what was wrong and what was not asked for.
+//!
+//! Scalars keep their text: an identity of digits is an identity, not a number. Secrets may be anywhere in it, so no
+//! error quotes what a string holds.
+
+use super::vars::distance;
+use crate::secret::Secret;
+use granit_parser::{Event, Parser, ScalarStyle, Span};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// A value and the line that it stands on.
+#[derive(Clone)]
+pub struct Node {
+    pub line: usize,
+    pub value: Value,
+}
+
+#[derive(Clone)]
+pub enum Value {
+    Null,
+    Scalar { text: Arc<Secret>, plain: bool },
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+#[derive(Clone)]
+pub struct Entry {
+    pub name: String,
+    pub node: Node,
+}
+
+/// A scalar with its references replaced, and its line.
+pub struct Text {
+    pub text: Arc<Secret>,
+    pub line: usize,
+    plain: bool,
+    replaced: bool,
+}
+
+/// Deeper nesting is no configuration.
+const MAX_DEPTH: usize = 64;
+/// More values than this, aliases counted as often as they are used, are an attack.
+const MAX_NODES: usize = 100_000;
+
+/// The first document; nothing when there is none.
+pub fn parse(text: &str) -> Result<Option<Node>, String> {
+    let mut events = Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
+    loop {
+        match events.next()? {
+            None | Some((Event::StreamEnd, _)) => return Ok(None),
+            Some((Event::StreamStart | Event::DocumentEnd | Event::DocumentStart(..), _)) => {}
+            Some((event, span)) => return events.node(event, span, 0).map(Some),
+        }
+    }
+}
+
+struct Builder<'a> {
+    parser: Parser<'a, granit_parser::StrInput<'a>>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+}
+
+// === impl Builder ===
+
+impl<'a> Builder<'a> {
+    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, String> {
+        loop {
+            match self.parser.next() {
+                None => return Ok(None),
+                Some(Ok((Event::Comment(..), _))) => {}
+                Some(Ok(next)) => return Ok(Some(next)),
+                // The parser's own words may quote the line, which may hold a secret.
+                Some(Err(error)) => return Err(format!("yaml: line {}: is not YAML", error.marker().line())),
+            }
+        }
+    }
+
+    fn must(&mut self) -> Result<(Event<'a>, Span), String> {
+        self.next()?.ok_or_else(|| "yaml: unexpected end of the document".to_owned())
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, String> {
+        let line = span.start.line();
+        self.nodes += 1;
+        if depth > MAX_DEPTH || self.nodes > MAX_NODES {
+            return Err(format!("yaml: line {line}: the document is too large or nested too deeply"));
+        }
+        let (value, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let plain = style == ScalarStyle::Plain && tag.is_none();
+                let value = match plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL") {
+                    true => Value::Null,
+                    false => Value::Scalar { text: Arc::new(Secret::new(text.into_owned())), plain },
+                };
+                (value, anchor)
+            }
+            Event::SequenceStart(_, anchor, _) => (self.list(depth)?, anchor),
+            Event::MappingStart(_, anchor, _) => (self.map(depth)?, anchor),
+            Event::Alias(anchor) => {
+                let node = self.anchors.get(&anchor).cloned();
+                let node = node.ok_or_else(|| format!("yaml: line {line}: unknown anchor referenced"))?;
+                self.nodes += size(&node);
+                return Ok(Node { line, ..node });
+            }
+            _ => return Err(format!("yaml: line {line}: is not YAML")),
+        };
+        let node = Node { line, value };
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Value, String> {
+        let mut items = Vec::new();
+        loop {
+            match self.must()? {
+                (Event::SequenceEnd, _) => return Ok(Value::List(items)),
+                (event, span) => items.push(self.node(event, span, depth + 1)?),
+            }
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Value, String> {
+        let (mut entries, mut lines): (Vec<Entry>, BTreeMap<String, usize>) = Default::default();
+        let mut merged = Vec::new();
+        loop {
+            let (event, span) = self.must()?;
+            let line = span.start.line();
+            let name = match event {
+                Event::MappingEnd => break,
+                Event::Scalar(text, ..) => text.into_owned(),
+                _ => return Err(format!("yaml: line {line}: a name must be a word")),
+            };
+            let (event, span) = self.must()?;
+            let node = self.node(event, span, depth + 1)?;
+            if name == "<<" {
+                merged.push(node);
+                continue;
+            }
+            if let Some(before) = lines.insert(name.clone(), line) {
+                return Err(format!(
+                    "yaml: unmarshal errors:\n  line {line}: mapping key {name:?} already defined at line {before}"
+                ));
+            }
+            entries.push(Entry { name, node });
+        }
+        for node in merged {
+            merge(&mut entries, node);
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+/// `<<`: what is not there is taken from the other map, or maps.
+fn merge(entries: &mut Vec<Entry>, node: Node) {
+    match node.value {
+        Value::Map(others) => {
+            for other in others {
+                if !entries.iter().any(|entry| entry.name == other.name) {
+                    entries.push(other);
+                }
+            }
+        }
+        Value::List(nodes) => nodes.into_iter().for_each(|node| merge(entries, node)),
+        Value::Null | Value::Scalar { .. } => {}
+    }
+}
+
+fn size(node: &Node) -> usize {
+    1 + match &node.value {
+        Value::Null | Value::Scalar { .. } => 0,
+        Value::List(items) => items.iter().map(size).sum(),
+        Value::Map(entries) => entries.iter().map(|entry| size(&entry.node)).sum(),
+    }
+}
+
+/// Reads values, and remembers what was wrong.
+pub struct Reader<'a> {
+    environment: &'a BTreeMap<String, String>,
+    /// A reference to a variable that is not set: fatal, or a warning where the section does not matter.
+    pub strict: bool,
+    pub problems: Vec<String>,
+    pub warnings: Vec<String>,
+    /// Values of the wrong type, which Go reports together.
+    kinds: Vec<String>,
+}
+
+/// The members of a map that are read by name.
+pub struct Section<'n> {
+    path: String,
+    entries: &'n [Entry],
+    asked: Vec<&'static str>,
+}
+
+// === impl Section ===
+
+impl<'n> Section<'n> {
+    /// The value of a member that is known.
+    pub fn get(&mut self, name: &'static str) -> Option<&'n Node> {
+        self.asked.push(name);
+        let entry = self.entries.iter().find(|entry| entry.name == name)?;
+        Some(&entry.node).filter(|node| !matches!(node.value, Value::Null))
+    }
+
+    pub fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+// === impl Reader ===
+
+impl<'a> Reader<'a> {
+    pub fn new(environment: &'a BTreeMap<String, String>) -> Self {
+        Self { environment, strict: true, problems: Vec::new(), warnings: Vec::new(), kinds: Vec::new() }
+    }
+
+    /// Every problem, those of types first, as one: so does Go.
+    pub fn finish(self) -> (Vec<String>, Vec<String>) {
+        let mut problems = self.problems;
+        if !self.kinds.is_empty() {
+            problems.insert(0, format!("yaml: unmarshal errors:\n  {}", self.kinds.join("\n  ")));
+        }
+        (problems, self.warnings)
+    }
+
+    pub fn problem(&mut self, text: impl Into<String>) {
+        self.problems.push(text.into());
+    }
+
+    /// The members of a map; none when it is not there.
+    pub fn section<'n>(&mut self, node: Option<&'n Node>, path: &str) -> Section<'n> {
+        let entries = match node {
+            None => &[],
+            Some(node) => self.entries(node, "a section"),
+        };
+        Section { path: path.to_owned(), entries, asked: Vec::new() }
+    }
+
+    /// The entries of a map whose names are the operator's.
+    pub fn entries<'n>(&mut self, node: &'n Node, into: &str) -> &'n [Entry] {
+        match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            _ => {
+                self.wrong_kind(node, into);
+                &[]
+            }
+        }
+    }
+
+    pub fn items<'n>(&mut self, node: Option<&'n Node>) -> &'n [Node] {
+        match node.map(|node| (node, &node.value)) {
+            None | Some((_, Value::Null)) => &[],
+            Some((_, Value::List(items))) => items,
+            Some((node, _)) => {
+                self.wrong_kind(node, "a list");
+                &[]
+            }
+        }
+    }
+
+    /// The section was read: what was not asked for is unknown.
+    pub fn done(&mut self, section: Section<'_>) {
+        for Entry { name, node } in section.entries {
+            if section.asked.contains(&name.as_str()) {
+                continue;
+            }
+            let nearest = section.asked.iter().map(|known| (distance(known, name), *known)).min();
+            let meant = match nearest {
+                Some((edits, known)) if edits <= 1 + name.len() / 4 => {
+                    format!("; did you mean {}?", section.path_of(known))
+                }
+                _ => String::new(),
+            };
+            let path = section.path_of(name);
+            self.warnings
+                .push(format!("{path} (line {}) is unknown to KES, and is ignored{meant}", node.line));
+        }
+    }
+
+    /// A scalar, with `${NAME}` replaced.
+    pub fn text(&mut self, node: Option<&Node>) -> Option<Text> {
+        let node = node?;
+        let Value::Scalar { text, plain } = &node.value else {
+            self.wrong_kind(node, "string");
+            return None;
+        };
+        let (line, plain) = (node.line, *plain);
+        let trimmed = text.expose().trim();
+        let Some(name) = trimmed.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
+            return Some(Text { text: text.clone(), line, plain, replaced: false });
+        };
+        match self.environment.get(name.trim()) {
+            Some(value) => {
+                let text = Arc::new(Secret::new(value.clone()));
+                Some(Text { text, line, plain, replaced: true })
+            }
+            None => {
+                let missing =
+                    format!("kesconf: referenced env. variable '{}' in line '{line}' not found", name.trim());
+                if self.strict {
+                    self.problems.push(missing)
+                } else {
+                    self.warnings.push(missing)
+                }
+                None
+            }
+        }
+    }
+
+    /// A scalar that is no secret; empty when it is absent.
+    pub fn word(&mut self, node: Option<&Node>) -> String {
+        self.text(node).map(|text| text.text.expose().to_owned()).unwrap_or_default()
+    }
+
+    /// A switch, as YAML 1.1 spells it; what came from the environment may be spelt in any of these ways too.
+    pub fn switch(&mut self, node: Option<&Node>) -> bool {
+        let Some(text) = self.text(node) else { return false };
+        match text.text.expose() {
+            _ if !text.plain && !text.replaced => {}
+            "true" | "True" | "TRUE" | "on" | "On" | "ON" | "yes" | "Yes" | "YES" | "y" | "Y" => return true,
+            "false" | "False" | "FALSE" | "off" | "Off" | "OFF" | "no" | "No" | "NO" | "n" | "N" => {
+                return false;
+            }
+            _ => {}
+        }
+        self.kinds.push(format!("line {}: cannot unmarshal !!str into bool", text.line));
+        false
+    }
+
+    /// A duration in Go's syntax, in nanoseconds.
+    pub fn nanoseconds(&mut self, node: Option<&Node>) -> Option<i64> {
+        let text = self.text(node)?;
+        let shown = text.text.expose();
+        let number = text.plain && shown.parse::<i64>().is_ok();
+        match go_duration(shown).filter(|_| !number || shown == "0") {
+            Some(nanoseconds) => Some(nanoseconds),
+            None => {
+                let kind = if number { "!!int" } else { "!!str" };
+                let shown: String = shown.chars().take(20).collect();
+                let kinds = &mut self.kinds;
+                kinds.push(format!(
+                    "line {}: cannot unmarshal {kind} `{shown}` into time.Duration",
+                    text.line
+                ));
+                None
+            }
+        }
+    }
+
+    fn wrong_kind(&mut self, node: &Node, into: &str) {
+        let kind = match node.value {
+            Value::Null => "!!null",
+            Value::Scalar { .. } => "!!str",
+            Value::List(_) => "!!seq",
+            Value::Map(_) => "!!map",
+        };
+        self.kinds.push(format!("line {}: cannot unmarshal {kind} into {into}", node.line));
+    }
+}
+
+/// `300ms`, `1.5h`, `5m0s`, `-2s`, `0` (Go's `time.ParseDuration`), in nanoseconds.
+pub fn go_duration(text: &str) -> Option<i64> {
+    let (sign, mut rest) = match text.as_bytes().first()? {
+        b'-' => (-1.0, &text[1..]),
+        b'+' => (1.0, &text[1..]),
+        _ => (1.0, text),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let unit = rest[digits..].find(|character: char| character.is_ascii_digit() || character == '.');
+        let end = unit.map_or(rest.len(), |at| digits + at);
+        total += number
+            * match &rest[digits..end] {
+                "ns" => 1.0,
+                "us" | "µs" | "μs" => 1e3,
+                "ms" => 1e6,
+                "s" => 1e9,
+                "m" => 60e9,
+                "h" => 3600e9,
+                _ => return None,
+            };
+        rest = &rest[end..];
+    }
+    let within = !text.is_empty() && total < i64::MAX as f64 && text != "-" && text != "+";
+    within.then(|| (sign * total).round() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, nanoseconds) in [
+            ("300ms", 300_000_000),
+            ("1.5h", 5_400_000_000_000),
+            ("5m0s", 300_000_000_000),
+            ("-2s", -2_000_000_000),
+            ("0", 0),
+            ("1us", 1_000),
+            ("1µs", 1_000),
+            (".5s", 500_000_000),
+        ] {
+            assert_eq!(go_duration(text), Some(nanoseconds), "{text}");
+        }
+        for text in ["", "5", "1d", "s", "-", "+", "1 s", "1e3s", "9999999999h", "5m0"] {
+            assert_eq!(go_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn aliases_are_bounded() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let last = level - 1;
+            bomb += &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{last}"); 10].join(", "));
+        }
+        assert!(parse(&bomb).is_err());
+        assert!(parse(&"[".repeat(10_000)).is_err());
+        assert!(parse("a: &x {b: 1}\nc: {<<: *x, d: 2}").is_ok());
+    }
+}

@@ -1,0 +1,133 @@
+//! What an answer carries: bytes that are all there, or lines that come as they happen.
+
+use super::budget::Busy;
+use http_body_util::Full;
+use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+use tokio::sync::mpsc;
+
+/// The body of every answer.
+#[derive(Default)]
+pub struct Body {
+    content: Content,
+    /// The connection is busy until the last byte is on its way.
+    _busy: Option<Busy>,
+}
+
+enum Content {
+    Whole(Full<Bytes>),
+    Lines(mpsc::Receiver<Bytes>),
+}
+
+/// Lines for everybody who listens now: no history, and who does not read loses lines, never memory or time.
+#[derive(Default)]
+pub struct Feed {
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Default)]
+struct Listeners {
+    senders: Vec<mpsc::Sender<Bytes>>,
+    closed: bool,
+}
+
+/// Lines that wait for one listener; with 64 listeners of 512-byte lines this is 8 MiB.
+const WAITING: usize = 256;
+/// Listeners at once; the one that came first makes room.
+const LISTENERS: usize = 64;
+
+// === impl Body ===
+
+impl Body {
+    pub(super) fn until_sent(self, busy: Busy) -> Self {
+        Self { _busy: Some(busy), ..self }
+    }
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Whole(Full::default())
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(bytes: T) -> Self {
+        Self { content: Content::Whole(Full::new(bytes.into())), _busy: None }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut self.get_mut().content {
+            Content::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Content::Lines(lines) => {
+                lines.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(whole) => whole.is_end_stream(),
+            Content::Lines(lines) => lines.is_closed() && lines.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(whole) => whole.size_hint(),
+            Content::Lines(_) => SizeHint::default(),
+        }
+    }
+}
+
+// === impl Feed ===
+
+impl Feed {
+    /// What happens from now on, until the feed is closed or the listener goes.
+    pub fn listen(&self) -> Body {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let mut listeners = self.lock();
+        listeners.senders.retain(|sender| !sender.is_closed());
+        if listeners.senders.len() == LISTENERS {
+            listeners.senders.remove(0);
+        }
+        if !listeners.closed {
+            listeners.senders.push(sender);
+        }
+        Body { content: Content::Lines(receiver), _busy: None }
+    }
+
+    /// Sends a line, which is made only when somebody listens; how many it was sent to.
+    pub fn send(&self, line: impl FnOnce() -> String) -> usize {
+        let mut listeners = self.lock();
+        if listeners.senders.is_empty() {
+            return 0;
+        }
+        let line = Bytes::from(line());
+        listeners.senders.retain(|sender| !sender.is_closed());
+        listeners.senders.iter().filter(|sender| sender.try_send(line.clone()).is_ok()).count()
+    }
+
+    /// Every stream ends, now and later.
+    pub fn close(&self) {
+        let mut listeners = self.lock();
+        listeners.closed = true;
+        listeners.senders.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
