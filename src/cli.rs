@@ -1,11 +1,20 @@
 //! The command line: arguments in, an exit code out.
 
+mod client;
+mod completion;
 mod dev;
 mod doctor;
 mod health;
 mod identity;
 mod key;
+mod log;
+mod ls;
+mod metric;
+mod migrate;
+mod output;
+mod policy;
 mod server;
+mod status;
 
 use crate::{
     app::{self, Deps, Stopped},
@@ -14,8 +23,8 @@ use crate::{
     shutdown::{Hangups, Signals},
     telemetry, version,
 };
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use std::{ffi::OsString, path::PathBuf};
 
 #[derive(Parser)]
 #[command(name = "keswarden", version, about, after_help = after_help(), disable_help_subcommand = true)]
@@ -38,10 +47,24 @@ enum Command {
     Doctor(doctor::Options),
     /// Ask the running agent whether it is ready: exit 0 or 1
     Health(health::Options),
-    /// Keys by hand
+    /// Keys of a server, and new keys by hand
     Key(key::Options),
     /// API keys and identities
     Identity(identity::Options),
+    /// Policies of a server
+    Policy(policy::Options),
+    /// List keys, identities or policies of a server
+    Ls(ls::Options),
+    /// Follow the audit or error log of a server
+    Log(log::Options),
+    /// Show what a server says of itself
+    Status(status::Options),
+    /// Follow the metrics of a server
+    Metric(metric::Options),
+    /// Copy keys from one key store to another
+    Migrate(migrate::Options),
+    /// Print what a shell needs to complete our commands
+    Completion(completion::Options),
     /// What this build is called
     Version,
 }
@@ -57,10 +80,18 @@ struct SetUp {
     key: Option<String>,
 }
 
+/// The commands of KES's own command line: they end as KES's do.
+const OF_KES: &[&str] =
+    &["server", "key", "identity", "policy", "ls", "log", "status", "metric", "migrate", "completion"];
+
 /// Runs a command line.
-pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let of_kes =
+        arguments.get(1).and_then(|first| first.to_str()).is_some_and(|first| OF_KES.contains(&first));
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
+        Err(error) if of_kes => return misused(&error),
         Err(error) => {
             let _ = error.print();
             return if error.use_stderr() { exit::SETTINGS } else { exit::DONE };
@@ -75,11 +106,47 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
         Command::Health(options) => health::main(options),
         Command::Key(options) => key::main(options),
         Command::Identity(options) => identity::main(options),
+        Command::Policy(options) => policy::main(options),
+        Command::Ls(options) => ls::main(options),
+        Command::Log(options) => log::main(options),
+        Command::Status(options) => status::main(options),
+        Command::Metric(options) => metric::main(options),
+        Command::Migrate(options) => migrate::main(options),
+        Command::Completion(options) => completion::main(options),
         Command::Version => {
             println!("keswarden {} ({})", version::VERSION, version::COMMIT);
             exit::DONE
         }
     }
+}
+
+/// What KES does with a command line that asks for nothing it can do: usage and errors go to stderr.
+fn misused(error: &clap::Error) -> u8 {
+    let text = without_api_keys(&error.render().to_string());
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        | ErrorKind::MissingSubcommand => {
+            output::say(&text);
+            output::USAGE
+        }
+        _ => {
+            let reason = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+            output::code_of(Err(output::Failure::Because(reason.to_owned())))
+        }
+    }
+}
+
+/// An API key that stands where none belongs is not repeated.
+fn without_api_keys(text: &str) -> String {
+    let is_base64 = |character: char| character.is_ascii_alphanumeric() || "+/=".contains(character);
+    let mut parts = text.split("kes:v1:");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shown.push_str("kes:v1:…");
+        shown.push_str(part.trim_start_matches(is_base64));
+    }
+    shown
 }
 
 fn with_settings(set_up: SetUp, run: impl FnOnce(Settings) -> u8) -> u8 {
@@ -185,4 +252,38 @@ fn after_help() -> String {
         "Settings are environment variables, all named KESWARDEN_…: see README.md.\n\nExit codes:\n{}",
         rows.join("\n")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn api_keys_in_a_wrong_place_are_not_repeated() {
+        let text = without_api_keys("unexpected argument 'kes:v1:AB+/c=' found");
+        assert_eq!(text, "unexpected argument 'kes:v1:…' found");
+    }
+
+    #[test]
+    fn kes_commands_end_as_kess_do() {
+        let code = |line: &str| main(line.split(' ').map(OsString::from));
+        for line in ["keswarden key", "keswarden key --help", "keswarden policy", "keswarden identity -h"] {
+            assert_eq!(code(line), output::USAGE, "{line}");
+        }
+        for line in [
+            "keswarden key create",
+            "keswarden key what",
+            "keswarden ls --no-such-flag",
+            "keswarden log --audit --error",
+        ] {
+            assert_eq!(code(line), output::FAILED, "{line}");
+        }
+        assert_eq!(code("keswarden health --no-such-flag"), exit::SETTINGS);
+    }
 }

@@ -110,8 +110,8 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
         Some(Some(file)) => (Some(file.store), file.policies, file.warnings),
     };
     let log_format = reader.parsed("KESWARDEN_LOG_FORMAT").unwrap_or_default();
-    let key = reader.key_name(inputs.key);
     let minio_env = reader.minio_env();
+    let key = reader.key_name(inputs.key, &minio_env);
     let settings = Settings {
         log: reader.parsed("KESWARDEN_LOG").unwrap_or_default(),
         log_format,
@@ -289,7 +289,10 @@ fn identities(reader: &mut Reader) -> Vec<Identity> {
     for text in reader.list("KESWARDEN_IDENTITIES") {
         match Identity::parse(&text) {
             Ok(identity) => identities.push(identity),
-            Err(error) => reader.problem("KESWARDEN_IDENTITIES", Some(&text), &error.to_string()),
+            // What is no identity may be an API key that was pasted in the wrong place.
+            Err(error) => {
+                reader.problem("KESWARDEN_IDENTITIES", None, &format!("names something that {error}"))
+            }
         }
     }
     if let Some(secret) = reader.secret_value("KESWARDEN_API_KEY") {

@@ -75,7 +75,8 @@ pub async fn pass(
     let mut waiting = Waiting::new(&clock);
     loop {
         let before = clock.now();
-        let (check, finding) = match checks.in_time(&writer).await {
+        let left = config.deadline.map(|deadline| deadline.saturating_sub(before - waiting.since));
+        let (check, finding) = match checks.all(&writer, left).await {
             Ok(()) => break,
             Err(failed) => failed,
         };
@@ -109,7 +110,7 @@ pub async fn attempt(
 ) -> Result<(Keyring, KeyringWriter), Finding> {
     let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
     let checks = Checks { config, store, clock };
-    checks.in_time(&writer).await.map_err(|(_, finding)| finding)?;
+    checks.all(&writer, None).await.map_err(|(_, finding)| finding)?;
     Ok((keyring, writer))
 }
 
@@ -121,7 +122,14 @@ pub async fn examine(
     clock: Clock,
 ) -> Vec<Row> {
     let (_, writer) = keyring::new(store.clone(), registry, clock.clone());
-    Checks { config, store, clock }.each(&writer).await
+    let mut rows = Checks { config, store: store.clone(), clock }.each(&writer, None).await;
+    if let Some(Ok(seen)) = rows.first_mut().and_then(|row| row.result.as_mut()) {
+        match store.caveats().await {
+            Ok(caveats) => caveats.iter().for_each(|caveat| *seen += &format!("; note: {caveat}")),
+            Err(finding) => rows[0].result = Some(Err(finding)),
+        }
+    }
+    rows
 }
 
 /// What was said last, and when.

@@ -1,7 +1,7 @@
 //! JSON as Go's decoder reads it: KES's clients, key files and ciphertexts rely on its leniency (kes-spec §0).
 //!
-//! Member names match in any case, unknown members are ignored, the last duplicate wins, `null` leaves what was there,
-//! and bytes are base64 text (line ends in it are skipped, trailing bits are not looked at) or an array of numbers.
+//! Member names match in any case, unknown members are ignored, the last duplicate wins, `null` empties bytes and leaves
+//! text as it was, and bytes are base64 text (line ends in it are skipped, trailing bits are not looked at) or an array of numbers.
 
 use base64::{
     Engine, alphabet,
@@ -131,7 +131,14 @@ impl<'de> Visitor<'de> for Members {
                 continue;
             };
             let (value, kind) = (&mut object.values[index], self.0[index].1);
-            object.present[index] |= map.next_value_seed(Value { value, kind })?;
+            match map.next_value_seed(Value { value, kind })? {
+                true => object.present[index] = true,
+                false if kind == Kind::Bytes => {
+                    object.values[index].zeroize();
+                    object.present[index] = false;
+                }
+                false => {}
+            }
         }
         Ok(object)
     }
@@ -228,7 +235,7 @@ mod tests {
             (r#"{"context":"YQ=="}"#, "a"),
             (r#"{"CONTEXT":"YQ=="}"#, "a"),
             (r#"{"context":"Yg==","Context":"YQ=="}"#, "a"),
-            (r#"{"context":"YQ==","context":null}"#, "a"),
+            (r#"{"context":"YQ==","context":null}"#, ""),
             (r#"{"context":"Y\r\nQ=\n="}"#, "a"),
             (r#"{"context":"YR=="}"#, "a"),
             (r#"{"context":[97]}"#, "a"),

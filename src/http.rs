@@ -10,6 +10,7 @@ use crate::{
 };
 pub use body::{Body, Feed};
 use budget::{Activity, Budget, HEADERS, Slot, Watched};
+use http_body_util::BodyExt;
 use hyper::{
     Method, Request, Response,
     body::{Body as _, Incoming},
@@ -82,6 +83,9 @@ const RESET_STREAMS: usize = 20;
 const LOCAL_RESETS: usize = 100;
 /// A peer that stops answering pings is gone.
 const PING: Duration = Duration::from_secs(30);
+/// How much of a body that nobody wants is read all the same, and for how long.
+const DISCARDED: usize = 256 * 1024;
+const DISCARDING: Duration = Duration::from_secs(1);
 /// What a connection that must go may take to go by itself.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -95,9 +99,15 @@ impl Bound {
                 .fix(format!("stop what listens there, or set {setting} to another address"))
         };
         let bind = || -> io::Result<Self> {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
+            let bound = |address: SocketAddr| {
+                let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                socket.set_reuseaddr(true)?;
+                socket.bind(address)?;
+                Ok::<_, io::Error>(socket)
+            };
+            // Two sockets that may reuse an address can both be bound to it: listening tells whether it is taken.
+            drop(bound(address)?.listen(1)?);
+            let socket = bound(address)?;
             let address = socket.local_addr()?;
             Ok(Self { socket, address })
         };
@@ -270,6 +280,26 @@ async fn serve<H: Handler>(
         let connection = pin!(builder.serve_connection(io, service));
         until_done(connection, http2::Connection::graceful_shutdown, false, activity, drain).await;
     }
+}
+
+/// Reads what is left of a request's body, as far as that takes little: a client that is refused while it still sends
+/// would see its stream reset, or its connection closed, in place of the answer.
+pub async fn discard(request: &mut Request<Incoming>) {
+    if request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let body = request.body_mut();
+    let rest = async {
+        let mut left = DISCARDED;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, |data| data.len());
+            left = match left.checked_sub(length) {
+                Some(left) => left,
+                None => return,
+            };
+        }
+    };
+    let _ = tokio::time::timeout(DISCARDING, rest).await;
 }
 
 /// The answer to HEAD: the length that a GET would get, and nothing behind it.

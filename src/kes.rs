@@ -87,7 +87,7 @@ impl Server {
         Self(Arc::new(Parts { state, settings, audit, clock, started, metrics }))
     }
 
-    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Close> {
+    async fn answer(&self, peer: &Peer, request: &mut Request<Incoming>) -> Result<Response<Body>, Close> {
         let uri = request.uri().clone();
         let (route, name) = match routes::find(uri.path()) {
             Found::Route(route, name) => (route, name),
@@ -110,7 +110,15 @@ impl Server {
         let handled = handlers::handle(&self.0, &state, route, &name, peer, request);
         let handled = match setting.timeout {
             None => handled.await,
-            Some(timeout) => tokio::time::timeout(timeout, handled).await.map_err(|_| Close)?,
+            Some(timeout) => match tokio::time::timeout(timeout, handled).await {
+                Ok(handled) => handled,
+                Err(_) => {
+                    // Nothing is sent, as KES does; the operator is told all the same.
+                    self.0.audit.late(&self.record(route, &decoded, peer, begun, 0), timeout);
+                    measure.late();
+                    return Err(Close);
+                }
+            },
         };
         let response = match handled {
             Ok(response) => {
@@ -164,8 +172,10 @@ impl Handler for Server {
         Peer { address, caller: Caller::of(certificates) }
     }
 
-    async fn call(&self, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Response<Body>, Close> {
-        self.answer(&peer, request).await
+    async fn call(&self, peer: Arc<Peer>, mut request: Request<Incoming>) -> Result<Response<Body>, Close> {
+        let answer = self.answer(&peer, &mut request).await;
+        http::discard(&mut request).await;
+        answer
     }
 
     fn draining(&self) {
@@ -276,6 +286,11 @@ impl Metrics {
 }
 
 impl Measure<'_> {
+    /// Its deadline passed: to whoever waited that is a gateway that timed out.
+    fn late(&self) {
+        self.done(504);
+    }
+
     fn done(&self, status: u16) {
         let Some(metrics) = self.metrics else { return };
         let elapsed = (self.clock.now() - self.started).as_secs_f64();

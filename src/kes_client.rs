@@ -9,6 +9,7 @@ use crate::{
     tls::{self, Pair, trust::Trust},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::future::{join_all, select_ok};
 use serde::Deserialize;
 use serde_json::json;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -67,7 +68,8 @@ const CONTEXT: &str = "{\"keswarden\":\"gate\"}";
 
 impl Client {
     pub fn new(config: Config, clock: &Clock) -> Result<Self, Finding> {
-        let trust = Trust::from_setting(config.ca.as_deref())
+        // MinIO trusts the system's roots beside its CAPATH.
+        let trust = Trust::system_and(config.ca.as_deref())
             .map_err(|error| Cause::KesTls.seen(format!("MinIO's CA for KES cannot be used: {error}")))?;
         let pair = || config.identity.pair(clock);
         let http = connect(trust, pair()?, config.timeout)?;
@@ -81,25 +83,19 @@ impl Client {
     /// An endpoint shows a certificate of our own CA: that is us, and not to be waited for.
     pub async fn is_ours(&self) -> bool {
         let Some(ours) = &self.ours else { return false };
-        for endpoint in &self.config.endpoints {
-            if ours.get(format!("{}/version", endpoint.trim_end_matches('/'))).send().await.is_ok() {
-                return true;
-            }
-        }
-        false
+        let asked = self.config.endpoints.iter().map(|endpoint| async move {
+            ours.get(format!("{}/version", endpoint.trim_end_matches('/'))).send().await.is_ok()
+        });
+        join_all(asked).await.contains(&true)
     }
 
-    /// What the key's data key is, sealed and opened again by the first endpoint that answers.
+    /// What the key's data key is, sealed and opened again by an endpoint; all are asked at once, any will do.
     pub async fn round_trip(&self, key: &Name) -> Result<(), Finding> {
-        let mut first = None;
-        for endpoint in &self.config.endpoints {
-            match self.round_trip_at(endpoint, key).await {
-                Ok(()) => return Ok(()),
-                Err(finding) => drop(first.get_or_insert(finding)),
-            }
+        let asked = self.config.endpoints.iter().map(|endpoint| Box::pin(self.round_trip_at(endpoint, key)));
+        if self.config.endpoints.is_empty() {
+            return Err(Cause::MinioEnvIncomplete.seen("MINIO_KMS_KES_ENDPOINT names no endpoint"));
         }
-        Err(first
-            .unwrap_or_else(|| Cause::MinioEnvIncomplete.seen("MINIO_KMS_KES_ENDPOINT names no endpoint")))
+        select_ok(asked).await.map(|((), _)| ())
     }
 
     async fn round_trip_at(&self, endpoint: &str, key: &Name) -> Result<(), Finding> {

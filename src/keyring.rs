@@ -14,7 +14,11 @@ use crate::{
 };
 use jiff::Timestamp;
 use prometheus::{GaugeVec, IntGaugeVec};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// A key that was read, parsed and tried.
@@ -67,7 +71,9 @@ enum Request {
 /// What a work item leads to.
 enum Outcome {
     Loaded(Name, Result<Arc<Held>, Error>),
-    Deleted(Name),
+    /// It was made, or somebody tried to: what was known of it is old.
+    Created(Name),
+    Deleted(Name, Reply<()>),
     Nothing,
 }
 
@@ -83,6 +89,8 @@ const QUEUE: usize = 1024;
 const NEGATIVE: Duration = Duration::from_millis(500);
 /// A standby may answer 404 for a key made a moment ago: ask again after this.
 const STALE: Duration = Duration::from_millis(150);
+/// A key that seems to be lost is looked at again after this, before that is believed.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 /// A reader and a writer over `store`, without any key yet.
 pub fn new(store: Arc<dyn KeyStore>, registry: &Registry, clock: Clock) -> (Keyring, KeyringWriter) {
@@ -189,61 +197,118 @@ impl KeyringWriter {
 
     /// The store's side: answers requests until no reader is left or it is dropped.
     pub async fn run(mut self) {
-        let mut work = tokio::task::JoinSet::new();
-        let mut waiting: HashMap<Name, Vec<Reply<Arc<Held>>>> = HashMap::new();
-        let mut absent: HashMap<Name, Instant> = HashMap::new();
+        let mut work = Work::default();
         loop {
             tokio::select! {
                 request = self.requests.recv() => match request {
                     None => return,
-                    Some(Request::Load(name, reply)) => {
-                        let now = self.worker.clock.now();
-                        absent.retain(|_, at| now < *at + NEGATIVE);
-                        if let Some(held) = self.snapshot.borrow().get(&name) {
-                            let _ = reply.send(Ok(held.clone()));
-                        } else if absent.contains_key(&name) {
-                            let _ = reply.send(Err(Error::Missing(missing(&name))));
-                        } else if let Some(others) = waiting.get_mut(&name) {
-                            others.push(reply);
-                        } else {
-                            waiting.insert(name.clone(), vec![reply]);
-                            let worker = self.worker.clone();
-                            work.spawn(async move { Outcome::Loaded(name.clone(), worker.find(&name).await) });
-                        }
-                    }
+                    Some(Request::Load(name, reply)) => self.look_up(&mut work, name, reply),
                     Some(other) => {
-                        if let Request::Create(name, ..) = &other {
-                            absent.remove(name);
-                        }
                         let (worker, snapshot) = (self.worker.clone(), self.snapshot.clone());
-                        work.spawn(async move { worker.serve(other, &snapshot).await });
+                        work.tasks.spawn(async move { worker.serve(other, &snapshot).await });
                     }
                 },
-                Some(done) = work.join_next() => match done {
-                    Ok(Outcome::Loaded(name, result)) => {
-                        let replies = waiting.remove(&name).unwrap_or_default();
-                        match &result {
-                            Ok(held) => self.hold(&name, held.clone()),
-                            Err(Error::Missing(_)) => drop(absent.insert(name, self.worker.clock.now())),
-                            Err(_) => {}
-                        }
-                        for reply in replies {
-                            let _ = reply.send(share(&result));
+                Some(done) = work.tasks.join_next_with_id() => match done {
+                    Ok((task, outcome)) => {
+                        work.loads.remove(&task);
+                        self.take(&mut work, outcome);
+                    }
+                    Err(error) => {
+                        tracing::error!("a task of the key store failed: {error}");
+                        if let Some(name) = work.loads.remove(&error.id()) {
+                            work.answer(&name, &Err(Error::Failed(failed(&name))));
                         }
                     }
-                    Ok(Outcome::Deleted(name)) => {
-                        self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).remove(&name)));
-                    }
-                    Ok(Outcome::Nothing) => {}
-                    Err(error) => tracing::error!("a task of the key store failed: {error}"),
                 },
             }
+        }
+    }
+
+    /// Answers a look-up from memory, or asks the store, once however many wait.
+    fn look_up(&self, work: &mut Work, name: Name, reply: Reply<Arc<Held>>) {
+        let now = self.worker.clock.now();
+        work.absent.retain(|_, at| now < *at + NEGATIVE);
+        if let Some(held) = self.snapshot.borrow().get(&name) {
+            let _ = reply.send(Ok(held.clone()));
+        } else if work.absent.contains_key(&name) {
+            let _ = reply.send(Err(Error::Missing(missing(&name))));
+        } else if let Some(others) = work.waiting.get_mut(&name) {
+            others.push(reply);
+        } else {
+            work.waiting.insert(name.clone(), vec![reply]);
+            work.load(&self.worker, name);
+        }
+    }
+
+    fn take(&self, work: &mut Work, outcome: Outcome) {
+        match outcome {
+            // What was looked up while the key was made or deleted may be from before: look again.
+            Outcome::Loaded(name, _) if work.changed.remove(&name) => work.load(&self.worker, name),
+            Outcome::Loaded(name, result) => {
+                match &result {
+                    Ok(held) => self.hold(&name, held.clone()),
+                    Err(Error::Missing(_)) => {
+                        work.absent.insert(name.clone(), self.worker.clock.now());
+                    }
+                    Err(_) => {}
+                }
+                work.answer(&name, &result);
+            }
+            Outcome::Created(name) => work.is_changed(name),
+            Outcome::Deleted(name, reply) => {
+                self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).remove(&name)));
+                self.worker.metrics.forget(&name);
+                work.is_changed(name);
+                let _ = reply.send(Ok(()));
+            }
+            Outcome::Nothing => {}
         }
     }
 
     fn hold(&self, name: &Name, held: Arc<Held>) {
         self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).insert(name.clone(), held)));
     }
+}
+
+/// What the writer's side is about.
+#[derive(Default)]
+struct Work {
+    tasks: tokio::task::JoinSet<Outcome>,
+    /// Which key a task loads, so that those who wait hear of a task that fails.
+    loads: HashMap<tokio::task::Id, Name>,
+    waiting: HashMap<Name, Vec<Reply<Arc<Held>>>>,
+    /// Keys that are being loaded, and were made or deleted meanwhile.
+    changed: HashSet<Name>,
+    absent: HashMap<Name, Instant>,
+}
+
+// === impl Work ===
+
+impl Work {
+    fn load(&mut self, worker: &Arc<Worker>, name: Name) {
+        let (worker, wanted) = (worker.clone(), name.clone());
+        let task =
+            self.tasks.spawn(async move { Outcome::Loaded(wanted.clone(), worker.find(&wanted).await) });
+        self.loads.insert(task.id(), name);
+    }
+
+    fn is_changed(&mut self, name: Name) {
+        self.absent.remove(&name);
+        if self.waiting.contains_key(&name) {
+            self.changed.insert(name);
+        }
+    }
+
+    fn answer(&mut self, name: &Name, result: &Result<Arc<Held>, Error>) {
+        self.changed.remove(name);
+        for reply in self.waiting.remove(name).unwrap_or_default() {
+            let _ = reply.send(share(result));
+        }
+    }
+}
+
+fn failed(name: &Name) -> Finding {
+    Cause::StoreUnavailable.seen(format!("loading the key '{name}' ended unexpectedly"))
 }
 
 /// The same result for everybody who waited.
@@ -288,14 +353,15 @@ impl Worker {
             Request::Load(_, _) => unreachable!("loads must be answered by the loop"),
             Request::Create(name, version, reply) => {
                 let _ = reply.send(self.store.create(&name, &version.to_text()).await);
-                Outcome::Nothing
+                Outcome::Created(name)
             }
-            Request::Delete(name, reply) => {
-                let result = self.store.delete(&name).await;
-                let outcome = if result.is_ok() { Outcome::Deleted(name) } else { Outcome::Nothing };
-                let _ = reply.send(result);
-                outcome
-            }
+            Request::Delete(name, reply) => match self.store.delete(&name).await {
+                Ok(()) => Outcome::Deleted(name, reply),
+                Err(error) => {
+                    let _ = reply.send(Err(error));
+                    Outcome::Nothing
+                }
+            },
             Request::List(reply) => {
                 let names = self.store.list().await.map_err(Error::Failed).map(|mut names| {
                     names.sort_unstable();
@@ -324,10 +390,15 @@ impl Worker {
             snapshot.borrow().iter().map(|(name, held)| (name.clone(), held.clone())).collect();
         let mut results = Vec::with_capacity(held.len());
         for (name, held) in held {
-            let result = self.compare(&name, &held).await;
+            let mut result = self.compare(&name, &held).await;
+            if !held.lost && result.as_ref().is_err_and(is_lost) {
+                // One answer is no proof: a standby may be stale, a restore may be under way.
+                tokio::time::sleep(CONFIRM).await;
+                result = self.compare(&name, &held).await;
+            }
             let lost = match &result {
                 Ok(()) => Some(false),
-                Err(finding) => (finding.cause == Cause::KeyReplaced).then_some(true),
+                Err(finding) => is_lost(finding).then_some(true),
             };
             if let Some(lost) = lost.filter(|lost| *lost != held.lost) {
                 snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, lost));
@@ -359,12 +430,15 @@ impl Worker {
                 self.metrics.verified.with_label_values(label).set(self.clock.unix_seconds());
                 self.metrics.mismatch.with_label_values(label).set(0);
             }
-            Err(Finding { cause: Cause::KeyReplaced, .. }) => {
-                self.metrics.mismatch.with_label_values(label).set(1);
-            }
+            Err(finding) if is_lost(finding) => self.metrics.mismatch.with_label_values(label).set(1),
             Err(_) => {}
         }
     }
+}
+
+/// The bytes in use are no longer in the store, for sure: what is sealed with them now, nobody opens after a restart.
+pub fn is_lost(finding: &Finding) -> bool {
+    matches!(finding.cause, Cause::KeyReplaced | Cause::KeyDestroyed | Cause::KeyMalformed)
 }
 
 /// Parses a stored key and tries it.
@@ -400,9 +474,15 @@ impl Metrics {
             ),
             mismatch: registry.int_gauges(
                 "keswarden_key_fingerprint_mismatch",
-                "1 when the store holds other bytes under the key's name than those in use",
+                "1 when the store holds other bytes under the key's name than those in use, or has destroyed them",
                 &["key"],
             ),
         }
+    }
+
+    /// The key is gone by request: nothing is to be said of it any more.
+    fn forget(&self, name: &Name) {
+        let _ = self.verified.remove_label_values(&[name.as_str()]);
+        let _ = self.mismatch.remove_label_values(&[name.as_str()]);
     }
 }

@@ -35,6 +35,14 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Creates a key that does not exist, and reads it back: on success every later reader gets `text`.
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error>;
 
+    /// Puts a key in the place of another one, for good: for somebody who said so.
+    async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error>;
+
+    /// What a KES on the same store could not do with what is written here now; nothing when there is a way back.
+    async fn caveats(&self) -> Result<Vec<String>, Finding> {
+        Ok(Vec::new())
+    }
+
     /// Removes a key, in a way that can be undone where the store has one.
     async fn delete(&self, name: &Name) -> Result<(), Error>;
 

@@ -12,7 +12,7 @@ pub mod verdict;
 
 use crate::{
     cause::{Cause, Finding},
-    clock::Clock,
+    clock::{Clock, Instant},
     metrics::{self, Registry},
     secret::Secret,
 };
@@ -62,6 +62,8 @@ struct Session {
     token: Option<Arc<Secret>>,
     lease: Lease,
     refused: login::Refused,
+    /// When a login last failed, and why.
+    failed: Option<(Instant, Finding)>,
 }
 
 struct Metrics {
@@ -180,6 +182,11 @@ impl Client {
         verdict::of(asked, &self.config, answer)
     }
 
+    /// The finding of an answer that cannot be Vault's.
+    pub fn not_vault(&self, answer: &Answer) -> Finding {
+        verdict::not_vault(&self.config, answer)
+    }
+
     /// Keeps the token alive: renews it, and logs in anew when that fails. Runs until it is dropped.
     pub async fn keep(&self) {
         loop {
@@ -247,19 +254,27 @@ impl Client {
         session.token.clone().filter(|_| !expired)
     }
 
-    /// Logs in, unless somebody else just did.
+    /// Logs in, unless somebody else just did; a failure is everybody's who waited for it.
     async fn login(&self) -> Result<Arc<Secret>, Finding> {
-        let before = self.lock().token.clone();
+        let (before, queued) = (self.lock().token.clone(), self.clock.now());
         let _one_at_a_time = self.logging_in.lock().await;
-        let current = self.lock().token.clone();
-        if let Some(token) = current
-            && before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &token))
         {
-            return Ok(token);
+            let session = self.lock();
+            if let Some(token) = &session.token
+                && before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, token))
+            {
+                return Ok(token.clone());
+            }
+            if let Some((at, finding)) = &session.failed
+                && *at > queued
+            {
+                return Err(finding.clone());
+            }
         }
         let method = self.config.login.method();
         let result = self.log_in_once().await;
         self.metrics.logins.with_label_values(&[method, if result.is_ok() { "ok" } else { "failed" }]).inc();
+        self.lock().failed = result.as_ref().err().map(|finding| (self.clock.now(), finding.clone()));
         result
     }
 
@@ -273,8 +288,12 @@ impl Client {
                 let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
                 let asked = Asked { what: "looking up the given token", path: "auth/token/lookup-self" };
                 let answer = self.send(&asked, Call::get(asked.path), &headers).await?;
-                login::from_lookup(token.clone(), &answer)
-                    .unwrap_or_else(|| Err(verdict::of(&asked, &self.config, &answer)))?
+                let granted = login::from_lookup(token.clone(), &answer)
+                    .unwrap_or_else(|| Err(verdict::of(&asked, &self.config, &answer)));
+                if let Err(finding) = &granted {
+                    self.lock().refused.note(&credentials, &answer, finding, self.clock.now());
+                }
+                granted?
             }
             other => {
                 let (path, body) = other.request();
@@ -290,6 +309,7 @@ impl Client {
             }
         };
         let mut session = self.lock();
+        session.refused = login::Refused::default();
         session.token = Some(granted.token.clone());
         session.lease = Lease::granted(sent, granted.ttl, granted.renewable);
         self.metrics.expires(&self.clock, granted.ttl);

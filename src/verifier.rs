@@ -5,7 +5,7 @@
 use crate::{
     cause::Cause,
     health::Health,
-    keyring::{Keyring, Verified},
+    keyring::{Keyring, Verified, is_lost},
     metrics::Registry,
     retry::Backoff,
     shutdown::{Drain, Ended},
@@ -76,7 +76,7 @@ impl Verifier {
             let cause = result.as_ref().err().map(|finding| finding.cause);
             let outcome = match cause {
                 None => "ok",
-                Some(Cause::KeyReplaced) => "changed",
+                Some(_) if result.as_ref().is_err_and(is_lost) => "changed",
                 Some(_) => "failed",
             };
             self.runs.with_label_values(&[outcome]).inc();
@@ -88,8 +88,11 @@ impl Verifier {
             match result {
                 _ if before == cause => {}
                 Ok(()) => tracing::info!(key = %name, "the key is verified again"),
-                Err(finding) if finding.cause == Cause::KeyReplaced => {
+                Err(finding) if is_lost(finding) => {
                     tracing::error!(key = %name, cause = finding.cause.id(), "sealing with the key has stopped: {finding}");
+                }
+                Err(finding) if finding.cause == Cause::KeyDeleted => {
+                    tracing::error!(key = %name, cause = finding.cause.id(), "the key goes on being served, but nobody can load it now: {finding}");
                 }
                 Err(finding) => {
                     tracing::warn!(key = %name, cause = finding.cause.id(), "the key goes on being served, unverified: {finding}");

@@ -42,7 +42,14 @@ pub(super) fn main(options: Options) -> u8 {
     eprintln!(
         "keswarden: anybody who can read them can read everything; `keswarden run` keeps them in Vault"
     );
-    block_on(run(settings, |bound| {
+    let mark = || {
+        // From here on the key must be there: a later start opens what the first one sealed, or says why not.
+        if holds_keys(&dir) {
+            let _ = fs::write(dir.join(MADE), "");
+        }
+    };
+    mark();
+    let code = block_on(run(settings, |bound| {
         let lines = environment(bound.api.port(), &dir, &api_key, &options.key);
         let exports: String = lines.iter().map(|line| format!("export {line}\n")).collect();
         let file = dir.join("minio.env");
@@ -55,9 +62,13 @@ pub(super) fn main(options: Options) -> u8 {
             file.display()
         );
         print!("{exports}");
-        // From here on the key must be there: a second start opens what the first one sealed, or says why not.
-        let _ = fs::write(dir.join(MADE), "");
-    }))
+    }));
+    mark();
+    code
+}
+
+fn holds_keys(dir: &Path) -> bool {
+    fs::read_dir(dir.join("keys")).is_ok_and(|mut keys| keys.next().is_some())
 }
 
 struct Prepared {
@@ -80,7 +91,7 @@ fn prepare(options: &Options) -> io::Result<Prepared> {
         }
         Err(error) => return Err(io::Error::other(error)),
     };
-    let is_new = !dir.join(MADE).exists() && fs::read_dir(dir.join("keys"))?.next().is_none();
+    let is_new = !dir.join(MADE).exists() && !holds_keys(&dir);
     Ok(Prepared { dir, api_key, is_new })
 }
 

@@ -8,6 +8,7 @@ use super::{
     yaml::{self, Node, Reader, Section},
 };
 use crate::{
+    identity::ApiKey,
     kes::{
         policy::{Policies, Policy},
         routes,
@@ -327,7 +328,11 @@ fn assign(
     if identity.is_empty() && !reader.strict {
         return;
     }
-    let problem = if identity == policies.admin {
+    let problem = if ApiKey::parse(identity).is_ok() {
+        format!(
+            "policy.{policy}.identities: an API key stands where its identity belongs (`keswarden identity of`)"
+        )
+    } else if identity == policies.admin {
         format!("kesconf: invalid policy '{policy}': identity '{identity}' is already admin")
     } else if proxies.iter().any(|proxy| proxy == identity) {
         format!("kesconf: invalid policy '{policy}': identity '{identity}' is already a TLS proxy")

@@ -21,6 +21,8 @@ use std::{
 pub struct MinioEnv {
     variables: BTreeMap<String, String>,
     file: Option<PathBuf>,
+    /// Ours, under MinIO's names: they win over both.
+    ours: BTreeMap<String, String>,
 }
 
 const ENDPOINT: &str = "MINIO_KMS_KES_ENDPOINT";
@@ -34,12 +36,21 @@ const CAPATH: &str = "MINIO_KMS_KES_CAPATH";
 impl MinioEnv {
     pub fn new(variables: BTreeMap<String, String>, file: Option<PathBuf>) -> Self {
         let variables = variables.into_iter().filter(|(name, _)| name.starts_with("MINIO_")).collect();
-        Self { variables, file }
+        Self { variables, file, ours: BTreeMap::new() }
+    }
+
+    /// The same with our own settings in place of MinIO's; one way to show who MinIO is takes the place of the other.
+    pub fn with(self, ours: BTreeMap<String, String>) -> Self {
+        Self { ours, ..self }
     }
 
     /// A variable, from the file as it is now, or from the environment.
     pub fn get(&self, name: &str) -> Option<String> {
-        let now = self.read().unwrap_or_else(|_| self.variables.clone());
+        let now = self.read().unwrap_or_else(|_| {
+            let mut variables = self.variables.clone();
+            self.override_with_ours(&mut variables);
+            variables
+        });
         now.get(name).cloned().filter(|value| !value.is_empty())
     }
 
@@ -72,6 +83,16 @@ impl MinioEnv {
         Ok(Some(Config { endpoints, ca, identity, ours: ours.to_owned(), timeout }))
     }
 
+    fn override_with_ours(&self, variables: &mut BTreeMap<String, String>) {
+        if self.ours.contains_key(API_KEY) {
+            variables.remove(CERT_FILE);
+            variables.remove(KEY_FILE);
+        } else if self.ours.contains_key(CERT_FILE) || self.ours.contains_key(KEY_FILE) {
+            variables.remove(API_KEY);
+        }
+        variables.extend(self.ours.clone());
+    }
+
     fn read(&self) -> Result<BTreeMap<String, String>, Finding> {
         let mut variables = self.variables.clone();
         if let Some(path) = &self.file {
@@ -82,6 +103,7 @@ impl MinioEnv {
             let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
             variables.extend(parse(&text).map_err(unreadable)?);
         }
+        self.override_with_ours(&mut variables);
         Ok(variables)
     }
 }
@@ -196,6 +218,20 @@ mod tests {
         );
         assert_eq!(cause(&env(&[(ENDPOINT, "http://kes:7373"), (API_KEY, "k")])), Cause::KesTls);
         assert!(env(&[]).kes(Path::new("/x"), Duration::ZERO).is_ok_and(|kes| kes.is_none()));
+    }
+
+    #[test]
+    fn our_settings_win_over_the_file_and_one_identity_over_the_other() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file must open");
+        let text = format!("{ENDPOINT}=https://file:7373\n{CERT_FILE}=/c\n{KEY_FILE}=/k\n{CAPATH}=/theirs\n");
+        std::fs::write(file.path(), text).expect("a temporary file must be written");
+        let ours =
+            [(API_KEY, "kes:v1:x"), (CAPATH, "/ours")].map(|(name, value)| (name.into(), value.into()));
+        let env = MinioEnv::new(BTreeMap::new(), Some(file.path().to_owned())).with(ours.into());
+        let kes = env.kes(Path::new("/nonexistent"), Duration::from_secs(1)).expect("must be usable");
+        let kes = kes.expect("a KES must be found");
+        assert_eq!((kes.endpoints, kes.ca), (vec!["https://file:7373".to_owned()], Some("/ours".into())));
+        assert!(matches!(kes.identity, ClientIdentity::ApiKey(_)));
     }
 
     #[test]

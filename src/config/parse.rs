@@ -213,7 +213,10 @@ impl Reader {
 
     /// A secret that is read when it is used.
     pub(super) fn secret(&mut self, name: &'static str) -> Option<Source> {
-        match (self.text(name), self.file_of(name)) {
+        // A file of ours wins over a name of MinIO's or Vault's that happens to be set.
+        let file = self.file_of(name);
+        let text = if file.is_some() && !self.ours.contains_key(name) { None } else { self.text(name) };
+        match (text, file) {
             (Some(_), Some(_)) => self.refuse(name, "is set, and so is its _FILE: which one counts?"),
             (Some(value), None) if value.trim().chars().any(char::is_control) => {
                 self.refuse(name, "holds control characters")
@@ -247,17 +250,22 @@ impl Reader {
         Some(PathBuf::from(value))
     }
 
-    /// The name of the default EK: the flag, the environment, MinIO's environment.
-    pub(super) fn key_name(&mut self, flag: Option<String>) -> Option<Name> {
-        let (name, value) = match flag {
-            Some(flag) => ("--key", Some(flag)),
-            None => ("KESWARDEN_KEY_NAME", self.text("KESWARDEN_KEY_NAME")),
+    /// The name of the default EK: the flag, our setting, MinIO's environment file, MinIO's environment.
+    pub(super) fn key_name(&mut self, flag: Option<String>, minio: &MinioEnv) -> Option<Name> {
+        let theirs = minio.get("MINIO_KMS_KES_KEY_NAME");
+        let ours = self.ours.contains_key("KESWARDEN_KEY_NAME");
+        let (name, value) = match (flag, ours) {
+            (Some(flag), _) => ("--key", Some(flag)),
+            (None, true) => ("KESWARDEN_KEY_NAME", self.text("KESWARDEN_KEY_NAME")),
+            (None, false) => ("MINIO_KMS_KES_KEY_NAME", theirs.clone()),
         };
-        let value = value.or_else(|| {
-            let file = self.ours.get("KESWARDEN_MINIO_ENV_FILE").map(PathBuf::from);
-            let env = MinioEnv::new(self.all.clone(), file);
-            env.get("MINIO_KMS_KES_KEY_NAME")
-        });
+        if let (Some(value), Some(theirs)) = (&value, &theirs)
+            && value != theirs
+        {
+            self.warnings.push(format!(
+                "{name} is {value:?}, but MinIO's own MINIO_KMS_KES_KEY_NAME is {theirs:?}: MinIO will use its own, and that one is not waited for"
+            ));
+        }
         match value.as_deref().map(Name::parse) {
             Some(Ok(key)) => Some(key),
             Some(Err(error)) => self.refuse(name, &error.to_string()),
@@ -270,17 +278,16 @@ impl Reader {
 
     /// MinIO's own settings, with ours in place of those that we have names for.
     pub(super) fn minio_env(&mut self) -> MinioEnv {
-        let mut variables = self.all.clone();
+        let mut ours = BTreeMap::new();
         for name in ["ENDPOINT", "API_KEY", "CERT_FILE", "KEY_FILE", "CAPATH"] {
-            let ours = format!("KESWARDEN_KES_{name}");
-            if let Some(value) = self.ours.get(&ours) {
-                variables.insert(format!("MINIO_KMS_KES_{name}"), value.clone());
+            if let Some(value) = self.ours.get(&format!("KESWARDEN_KES_{name}")) {
+                ours.insert(format!("MINIO_KMS_KES_{name}"), value.clone());
             }
         }
         if let Some(path) = self.file_of("KESWARDEN_KES_API_KEY") {
             match Secret::read(&path) {
                 Ok(secret) => {
-                    drop(variables.insert("MINIO_KMS_KES_API_KEY".to_owned(), secret.expose().to_owned()))
+                    drop(ours.insert("MINIO_KMS_KES_API_KEY".to_owned(), secret.expose().to_owned()))
                 }
                 Err(error) => {
                     self.problem("KESWARDEN_KES_API_KEY_FILE", None, &format!("cannot be used: {error}"))
@@ -288,7 +295,7 @@ impl Reader {
             }
         }
         let file = self.path("KESWARDEN_MINIO_ENV_FILE");
-        MinioEnv::new(variables, file)
+        MinioEnv::new(self.all.clone(), file).with(ours)
     }
 
     pub(super) fn kes_yaml(&mut self, path: &Path) -> Option<KesYaml> {

@@ -59,22 +59,17 @@ impl Check {
 
 /// The bound of one attempt, whatever its requests do.
 const ATTEMPT: Duration = Duration::from_secs(30);
+/// The least that an attempt is given, so that a deadline ends with a reason.
+const LEAST: Duration = Duration::from_secs(1);
 
 impl Checks<'_> {
-    /// The first check that fails, within the bound.
-    pub(super) async fn in_time(&self, writer: &KeyringWriter) -> Result<(), (Check, Finding)> {
-        match tokio::time::timeout(ATTEMPT, self.all(writer)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let seen = format!("the checks took longer than {}", clock::human(ATTEMPT));
-                Err((Check::Store, Cause::VaultUnreachableTimeout.seen(seen)))
-            }
-        }
-    }
-
-    /// The first check that fails.
-    async fn all(&self, writer: &KeyringWriter) -> Result<(), (Check, Finding)> {
-        for row in self.each(writer).await {
+    /// The first check that fails; `left` is what is left of the deadline.
+    pub(super) async fn all(
+        &self,
+        writer: &KeyringWriter,
+        left: Option<Duration>,
+    ) -> Result<(), (Check, Finding)> {
+        for row in self.each(writer, left).await {
             if let Some(Err(finding)) = row.result {
                 return Err((row.check, finding));
             }
@@ -83,16 +78,29 @@ impl Checks<'_> {
     }
 
     /// Every check; KES is looked at whatever the store says, since it has a store of its own.
-    pub(super) async fn each(&self, writer: &KeyringWriter) -> Vec<Row> {
-        let store = self.store().await;
-        let key = match store {
-            Ok(_) => Some(self.keys(writer).await),
-            Err(_) => None,
+    pub(super) async fn each(&self, writer: &KeyringWriter, left: Option<Duration>) -> Vec<Row> {
+        let bound = left.map_or(ATTEMPT, |left| left.clamp(LEAST, ATTEMPT));
+        let late = |cause: Cause, what: &str| {
+            cause.seen(format!("{what} did not answer everything within {}", clock::human(bound)))
         };
-        let kes = self.kes().await;
+        let store_and_keys = async {
+            let store = self.store().await;
+            let keys = match store {
+                Ok(_) => Some(self.keys(writer).await),
+                Err(_) => None,
+            };
+            (store, keys)
+        };
+        let (store_and_keys, kes) = tokio::join!(
+            tokio::time::timeout(bound, store_and_keys),
+            tokio::time::timeout(bound, self.kes())
+        );
+        let (store, keys) = store_and_keys
+            .unwrap_or_else(|_| (Err(late(Cause::VaultUnreachableTimeout, &self.store.describe())), None));
+        let kes = kes.unwrap_or_else(|_| Err(late(Cause::KesUnreachable, "KES")));
         vec![
             Row { check: Check::Store, result: Some(store) },
-            Row { check: Check::Key, result: key },
+            Row { check: Check::Key, result: keys },
             Row { check: Check::Kes, result: Some(kes) },
         ]
     }

@@ -109,6 +109,14 @@ impl Audit {
         self.write(record, &change.words());
     }
 
+    /// A request's deadline passed: it gets no answer.
+    pub fn late(&self, record: &Record<'_>, timeout: Duration) {
+        let Record { route, path, peer, .. } = record;
+        let words = format!("no answer within {timeout:?}: the connection or stream is closed");
+        tracing::warn!(req.method = route.method, req.path = path, req.ip = %peer.address.ip(), "{words}");
+        self.report(record, "ERROR", &words);
+    }
+
     /// A request was refused, or failed.
     pub fn refused(&self, record: &Record<'_>, refusal: &Refusal) {
         match refusal {
@@ -122,10 +130,16 @@ impl Audit {
                 let level = if matches!(refusal, Refusal::NotReady(_)) { "WARN" } else { "ERROR" };
                 self.report(record, level, &format!("{}: {finding}", refusal.message()));
             }
+            Refusal::KeyLost => {
+                let words = "nothing is sealed with this key: the store no longer holds it";
+                tracing::error!(req.path = record.path, "{words}");
+                self.report(record, "ERROR", words);
+                self.write(record, &format!("refused: {words}"));
+            }
             // A missing key is how MinIO finds out that it has to make one, and what `describe` is for.
             Refusal::KeyMissing if record.route.op == Op::Describe => {}
             _ => {
-                if matches!(refusal, Refusal::InvalidBody | Refusal::InvalidImportBody | Refusal::KeyLost) {
+                if matches!(refusal, Refusal::InvalidBody | Refusal::InvalidImportBody) {
                     self.report(record, "ERROR", &refusal.message());
                 }
                 self.write(record, &format!("refused: {}", refusal.message()));

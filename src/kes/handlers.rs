@@ -37,7 +37,7 @@ pub(super) async fn handle(
     route: &'static Route,
     name: &str,
     peer: &Peer,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
 ) -> Answer {
     let policies = &state.policies;
     match route.op {
@@ -139,7 +139,7 @@ async fn import(
     route: &Route,
     name: &str,
     peer: &Peer,
-    request: Request<Incoming>,
+    request: &mut Request<Incoming>,
 ) -> Answer {
     let name = key_name(name)?;
     let body = body(route, request).await;
@@ -192,7 +192,7 @@ async fn delete(parts: &Parts, state: &State, name: &str) -> Answer {
     Ok(changed(Change::Deleted(name)))
 }
 
-async fn generate(state: &State, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
+async fn generate(state: &State, route: &Route, name: &str, request: &mut Request<Incoming>) -> Answer {
     let name = key_name(name)?;
     // No body at all is an empty context; a body that turns out to be empty is a client's mistake, and sealing for
     // "no context" then would make an object that nobody can read.
@@ -205,7 +205,7 @@ async fn generate(state: &State, route: &Route, name: &str, request: Request<Inc
     Ok(json(bytes_object(&[("plaintext", &made.plaintext[..]), ("ciphertext", &made.ciphertext)])))
 }
 
-async fn encrypt(state: &State, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
+async fn encrypt(state: &State, route: &Route, name: &str, request: &mut Request<Incoming>) -> Answer {
     let name = key_name(name)?;
     let members = members(route, request, messages::ENCRYPT).await?;
     let held = sealing(load(state, &name).await?)?;
@@ -213,7 +213,7 @@ async fn encrypt(state: &State, route: &Route, name: &str, request: Request<Inco
     Ok(json(bytes_object(&[("ciphertext", &ciphertext)])))
 }
 
-async fn decrypt(state: &State, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
+async fn decrypt(state: &State, route: &Route, name: &str, request: &mut Request<Incoming>) -> Answer {
     let name = key_name(name)?;
     let members = members(route, request, messages::DECRYPT).await?;
     let held = load(state, &name).await?;
@@ -222,7 +222,7 @@ async fn decrypt(state: &State, route: &Route, name: &str, request: Request<Inco
     Ok(json(bytes_object(&[("plaintext", &plaintext)])))
 }
 
-async fn hmac(state: &State, route: &Route, name: &str, request: Request<Incoming>) -> Answer {
+async fn hmac(state: &State, route: &Route, name: &str, request: &mut Request<Incoming>) -> Answer {
     let name = key_name(name)?;
     let members = members(route, request, messages::HMAC).await?;
     let held = load(state, &name).await?;
@@ -245,8 +245,8 @@ fn sealing(held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
 
 /// The body, as far as the route reads it: a value that is whole within the limit counts, whatever follows. Nothing when
 /// the connection broke.
-async fn body(route: &Route, request: Request<Incoming>) -> Option<Zeroizing<Vec<u8>>> {
-    let mut body = request.into_body();
+async fn body(route: &Route, request: &mut Request<Incoming>) -> Option<Zeroizing<Vec<u8>>> {
+    let body = request.body_mut();
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX).min(ANNOUNCED);
     let mut read = Zeroizing::new(Vec::with_capacity(announced));
     while let Some(frame) = body.frame().await {
@@ -263,7 +263,7 @@ async fn body(route: &Route, request: Request<Incoming>) -> Option<Zeroizing<Vec
 /// What is believed of a body's announced length: memory for more is taken as it comes.
 const ANNOUNCED: usize = 16 * 1024;
 
-async fn members(route: &Route, request: Request<Incoming>, wanted: Wanted) -> Result<Object, Refusal> {
+async fn members(route: &Route, request: &mut Request<Incoming>, wanted: Wanted) -> Result<Object, Refusal> {
     let body = body(route, request).await.ok_or(Refusal::InvalidBody)?;
     go_json::first(&body, wanted).ok_or(Refusal::InvalidBody)
 }

@@ -62,7 +62,13 @@ impl FsStore {
         Ok(Secret::new(text.to_owned()))
     }
 
-    fn write_new(&self, name: &Name, text: &Secret) -> io::Result<()> {
+    /// Writes the whole key under a hidden name, and lets `place` put it where it belongs.
+    fn write(
+        &self,
+        name: &Name,
+        text: &Secret,
+        place: impl Fn(&Path, &Path) -> io::Result<()>,
+    ) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let hidden =
             self.dir.join(format!(".{name}.{}", crate::secret::hex(&crate::secret::random32()[..8])));
@@ -70,7 +76,7 @@ impl FsStore {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
             file.write_all(text.expose().as_bytes())?;
             file.sync_all()?;
-            fs::hard_link(&hidden, self.dir.join(name.as_str()))
+            place(&hidden, &self.dir.join(name.as_str()))
         })();
         let _ = fs::remove_file(&hidden);
         result?;
@@ -105,7 +111,7 @@ impl KeyStore for FsStore {
     }
 
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
-        match self.write_new(name, text) {
+        match self.write(name, text, |hidden, place| fs::hard_link(hidden, place)) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::Exists),
             Err(error) => return Err(self.failed(&format!("creating the key '{name}'"), &error)),
             Ok(()) => {}
@@ -114,6 +120,11 @@ impl KeyStore for FsStore {
             true => Ok(()),
             false => Err(Error::Exists),
         }
+    }
+
+    async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        self.write(name, text, |hidden, place| fs::rename(hidden, place))
+            .map_err(|error| self.failed(&format!("replacing the key '{name}'"), &error))
     }
 
     async fn delete(&self, name: &Name) -> Result<(), Error> {
@@ -135,7 +146,7 @@ impl KeyStore for FsStore {
     }
 
     fn how_to_create(&self, name: &Name) -> String {
-        format!("`keswarden key new > {}`", shell_word(&self.dir.join(name.as_str())))
+        format!("`(umask 077; set -C; keswarden key new > {})`", shell_word(&self.dir.join(name.as_str())))
     }
 }
 

@@ -98,6 +98,12 @@ impl KeyStore for MemoryStore {
         }
     }
 
+    async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        self.check().map_err(Error::Failed)?;
+        self.put(name.as_str(), text.expose());
+        Ok(())
+    }
+
     async fn delete(&self, name: &Name) -> Result<(), Error> {
         self.check().map_err(Error::Failed)?;
         let missing =

@@ -17,8 +17,10 @@ use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
-use tokio::sync::OnceCell;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use zeroize::Zeroizing;
 
 /// Where in Vault the keys are.
@@ -51,24 +53,63 @@ pub enum Version {
 pub struct VaultStore {
     client: Arc<Client>,
     config: Config,
-    version: OnceCell<Version>,
+    /// As it was last seen, or set; forgotten when the mount turns out to be of the other one.
+    version: Mutex<Option<Version>>,
 }
 
 /// How often, and how long, a fresh key is looked for: a standby may answer stale (≤ 102 ms seen).
 const READ_BACK_TRIES: u32 = 20;
 const READ_BACK_PAUSE: Duration = Duration::from_millis(100);
+/// How often a key that another one made is looked for behind a stale standby.
+const STALE_TRIES: u32 = 3;
 
 // === impl VaultStore ===
 
 impl VaultStore {
     pub fn new(client: Arc<Client>, config: Config) -> Self {
-        let version = OnceCell::new_with(config.version);
+        let version = Mutex::new(config.version);
         Self { client, config, version }
     }
 
     /// The version of the mount: as set, or as Vault says.
     async fn version(&self) -> Result<Version, Finding> {
-        self.version.get_or_try_init(|| self.detect()).await.copied()
+        if let Some(version) = self.known_version() {
+            return Ok(version);
+        }
+        let version = self.detect().await?;
+        *self.lock() = Some(version);
+        Ok(version)
+    }
+
+    fn known_version(&self) -> Option<Version> {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Version>> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mount answers, to us, and is what it was: a green health page says nothing about any of this.
+    async fn mount(&self) -> Result<(), Finding> {
+        let found = match self.detect().await {
+            Ok(found) => found,
+            // With the version set, the right to ask for it is not needed.
+            Err(finding) if finding.cause == Cause::MountMissing && self.config.version.is_some() => {
+                return Ok(());
+            }
+            Err(finding) => return Err(finding),
+        };
+        match self.config.version {
+            Some(set) if set != found => Err(Cause::MountVersionMismatch.seen(format!(
+                "the mount '{}' in Vault {} is K/V {found:?}, and was set to be {set:?}",
+                self.config.mount,
+                self.client.address()
+            ))),
+            _ => {
+                *self.lock() = Some(found);
+                Ok(())
+            }
+        }
     }
 
     async fn detect(&self) -> Result<Version, Finding> {
@@ -159,7 +200,16 @@ impl VaultStore {
     /// What a 404 means: never there, deleted, destroyed, or trimmed away.
     async fn absent(&self, version: Version, name: &Name, asked: &Asked<'_>, answer: &Answer) -> Error {
         let address = self.client.address();
+        if !answer.is_vaults() {
+            return Error::Failed(self.client.not_vault(answer));
+        }
         let words = answer.errors();
+        if words.iter().any(|word| word.contains("Invalid path for a versioned"))
+            && self.config.version.is_none()
+        {
+            // It was v1 when we asked, and is v2 now: ask again next time.
+            *self.lock() = None;
+        }
         if words.iter().any(|word| {
             word.contains("no handler for route")
                 || word.contains("Invalid path for a versioned")
@@ -184,13 +234,22 @@ impl VaultStore {
                     .fix(format!("undelete it: `bao kv undelete -mount={mount} -versions=1 {inner}`")),
             });
         }
-        match version {
-            Version::V2 if self.has_metadata(name).await.unwrap_or(false) => Error::Failed(
+        let history = match version {
+            Version::V1 => false,
+            Version::V2 => match self.has_metadata(name).await {
+                Ok(history) => history,
+                // Without the right to look, the first 404 is all there is to know.
+                Err(finding) if finding.cause == Cause::PolicyMissing => false,
+                Err(finding) => return Error::Failed(finding),
+            },
+        };
+        match history {
+            true => Error::Failed(
                 Cause::KeyDestroyed
                     .seen(format!("the key at {place} in Vault {address} has a history, but its version 1 is gone"))
                     .fix("restore version 1's value from a backup: later versions are not what KES or keswarden read; raise max_versions on the mount"),
             ),
-            _ => Error::Missing(
+            false => Error::Missing(
                 Cause::KeyMissing
                     .seen(format!("there is no key at {place} in Vault {address}"))
                     .fix(format!("create it once: {}", self.how_to_create(name))),
@@ -204,7 +263,8 @@ impl VaultStore {
         let answer = self.client.get(&asked, None).await?;
         match answer.status {
             200 => Ok(true),
-            404 => Ok(false),
+            404 if answer.is_vaults() => Ok(false),
+            404 => Err(self.client.not_vault(&answer)),
             _ => Err(self.client.verdict(&asked, &answer)),
         }
     }
@@ -220,17 +280,35 @@ impl VaultStore {
         match answer.status {
             200 | 204 => Ok(()),
             // A token that may only create is told 403 for a key that is there; the read decides.
-            400 | 403 => match self.read(name).await {
-                Ok(_) => Err(Error::Exists),
-                Err(Error::Failed(finding))
-                    if matches!(finding.cause, Cause::KeyDeleted | Cause::KeyDestroyed) =>
-                {
+            400 | 403 => {
+                let taken = answer.errors().iter().any(|word| word.contains("check-and-set"));
+                match self.what_is_there(name).await {
+                    Ok(()) => Err(Error::Exists),
                     Err(Error::Failed(finding))
+                        if matches!(finding.cause, Cause::KeyDeleted | Cause::KeyDestroyed) =>
+                    {
+                        Err(Error::Failed(finding))
+                    }
+                    // A standby has not heard of it yet: the one that refused the write has.
+                    Err(Error::Missing(_)) if taken => Err(Error::Exists),
+                    Err(_) => Err(Error::Failed(self.cannot_create(&asked, &answer))),
                 }
-                Err(_) => Err(Error::Failed(self.cannot_create(&asked, &answer))),
-            },
+            }
             _ => Err(Error::Failed(self.client.verdict(&asked, &answer))),
         }
+    }
+
+    /// A key that must be there, looked for until a standby has heard of it too.
+    async fn what_is_there(&self, name: &Name) -> Result<(), Error> {
+        let mut last = self.read(name).await;
+        for _ in 0..STALE_TRIES {
+            match last {
+                Err(Error::Missing(_)) => tokio::time::sleep(READ_BACK_PAUSE).await,
+                known => return known.map(drop),
+            }
+            last = self.read(name).await;
+        }
+        last.map(drop)
     }
 
     fn cannot_create(&self, asked: &Asked<'_>, answer: &Answer) -> Finding {
@@ -261,7 +339,9 @@ impl VaultStore {
         Err(Error::Failed(Cause::VaultUnhealthy.seen(seen)))
     }
 
-    async fn wrap(&self, transit: &Transit, text: &Secret) -> Result<Secret, Finding> {
+    /// As it is stored: wrapped, where that is wanted.
+    async fn wrapped(&self, text: &Secret) -> Result<Secret, Finding> {
+        let Some(transit) = &self.config.transit else { return Ok(Secret::new(text.expose().to_owned())) };
         let plaintext = Zeroizing::new(STANDARD.encode(text.expose()));
         let path = format!("{}/encrypt/{}", transit.mount, transit.key);
         let asked = Asked { what: "wrapping the key with transit", path: &path };
@@ -326,7 +406,7 @@ impl KeyStore for VaultStore {
     async fn ready(&self) -> Result<(), Finding> {
         self.client.unsealed().await?;
         self.client.logged_in().await?;
-        self.version().await.map(drop)
+        self.mount().await
     }
 
     async fn get(&self, name: &Name) -> Result<Secret, Error> {
@@ -350,30 +430,100 @@ impl KeyStore for VaultStore {
 
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let version = self.version().await.map_err(Error::Failed)?;
-        // K/V v1 has no compare-and-set: look first, and read back what is there in the end.
-        if version == Version::V1 && self.has_trace(name).await.map_err(Error::Failed)? {
-            return Err(Error::Exists);
-        }
-        match &self.config.transit {
-            None => self.write(version, name, text.expose()).await?,
-            Some(transit) => {
-                let wrapped = self.wrap(transit, text).await.map_err(Error::Failed)?;
-                self.write(version, name, wrapped.expose()).await?;
+        // K/V v1 has no compare-and-set: look first, as long as a standby may be stale, and read back what is there in
+        // the end. Two creators in the same instant are beyond it: the README says so.
+        if version == Version::V1 {
+            match self.what_is_there(name).await {
+                Err(Error::Missing(_)) => {}
+                Ok(()) => return Err(Error::Exists),
+                Err(Error::Failed(finding)) if finding.cause == Cause::KeyMalformed => {
+                    return Err(Error::Exists);
+                }
+                Err(error) => return Err(error),
             }
         }
+        let stored = self.wrapped(text).await.map_err(Error::Failed)?;
+        self.write(version, name, stored.expose()).await?;
         self.read_back(name, text).await
     }
 
+    /// K/V v2: version 1 is what counts, so the name's whole history goes; the former key is put back if that is all that
+    /// could be done.
+    async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        if self.version().await.map_err(Error::Failed)? == Version::V1 {
+            let stored = self.wrapped(text).await.map_err(Error::Failed)?;
+            self.write(Version::V1, name, stored.expose()).await?;
+            return self.read_back(name, text).await;
+        }
+        let former = self.get(name).await?;
+        let path = self.path("metadata", name.as_str());
+        let asked = Asked { what: "removing the former key", path: &path };
+        let answer = self.client.delete(&asked).await.map_err(Error::Failed)?;
+        if !matches!(answer.status, 200 | 204) {
+            let finding = self.client.verdict(&asked, &answer);
+            let fix = format!("add to the policy: path \"{path}\" {{ capabilities = [\"delete\"] }}");
+            return Err(Error::Failed(finding.fix(fix)));
+        }
+        match self.create(name, text).await {
+            Ok(()) => Ok(()),
+            Err(error) => match self.create(name, &former).await {
+                Ok(()) => Err(error),
+                Err(second) => Err(Error::Failed(Cause::KeyDestroyed.seen(format!(
+                    "the former key '{name}' was removed, the new one could not be written ({error}), nor the former one put back ({second})"
+                )))),
+            },
+        }
+    }
+
+    async fn caveats(&self) -> Result<Vec<String>, Finding> {
+        if self.config.transit.is_none() {
+            return Ok(Vec::new());
+        }
+        let wrapped = self.wrapped(&Secret::new("keswarden".to_owned())).await?;
+        let version = wrapped.expose().split(':').nth(1).unwrap_or_default().to_owned();
+        Ok(match version.as_str() {
+            "v1" => Vec::new(),
+            version => vec![format!(
+                "the transit key was rotated: what is written now is wrapped as vault:{version}:, which no KES can read, so there is no way back for new keys"
+            )],
+        })
+    }
+
+    /// K/V v2: version 1 is soft-deleted, so that `bao kv undelete -versions=1` brings it back.
     async fn delete(&self, name: &Name) -> Result<(), Error> {
         let version = self.version().await.map_err(Error::Failed)?;
         self.read(name).await?;
-        let path = self.path(if version == Version::V1 { "" } else { "data" }, name.as_str());
+        let path = self.path(if version == Version::V1 { "" } else { "delete" }, name.as_str());
         let asked = Asked { what: "deleting the key", path: &path };
-        let answer = self.client.delete(&asked).await.map_err(Error::Failed)?;
-        match answer.status {
-            200 | 204 => Ok(()),
-            _ => Err(Error::Failed(self.client.verdict(&asked, &answer))),
+        let answer = match version {
+            Version::V1 => self.client.delete(&asked).await,
+            Version::V2 => self.client.post(&asked, &json!({ "versions": [1] })).await,
+        };
+        let answer = answer.map_err(Error::Failed)?;
+        if !matches!(answer.status, 200 | 204) {
+            let finding = self.client.verdict(&asked, &answer);
+            let capability = if version == Version::V1 { "delete" } else { "update" };
+            return Err(Error::Failed(match finding.cause {
+                Cause::PolicyMissing => finding.fix(format!(
+                    "add to the policy: path \"{path}\" {{ capabilities = [\"{capability}\"] }}"
+                )),
+                _ => finding,
+            }));
         }
+        for _ in 0..READ_BACK_TRIES {
+            match self.read(name).await {
+                Ok(_) => tokio::time::sleep(READ_BACK_PAUSE).await,
+                Err(Error::Failed(finding)) if finding.cause != Cause::KeyDeleted => {
+                    return Err(Error::Failed(finding));
+                }
+                Err(_) => return Ok(()),
+            }
+        }
+        let seen = format!(
+            "Vault {} acknowledged that '{name}' is deleted, and still returns it",
+            self.client.address()
+        );
+        Err(Error::Failed(Cause::VaultUnhealthy.seen(seen)))
     }
 
     async fn list(&self) -> Result<Vec<String>, Finding> {
@@ -393,7 +543,7 @@ impl KeyStore for VaultStore {
             (200, Some(Listing { data: Keys { keys } })) => {
                 Ok(keys.into_iter().filter(|key| !key.ends_with('/')).collect())
             }
-            (404, _) if answer.errors().is_empty() => Ok(Vec::new()),
+            (404, _) if answer.errors().is_empty() && answer.is_vaults() => Ok(Vec::new()),
             _ => Err(self.client.verdict(&asked, &answer)),
         }
     }
@@ -401,7 +551,7 @@ impl KeyStore for VaultStore {
     fn how_to_create(&self, name: &Name) -> String {
         let Config { mount, prefix, .. } = &self.config;
         let place = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
-        let cas = if self.version.get() == Some(&Version::V1) { "" } else { "-cas=0 " };
+        let cas = if self.known_version() == Some(Version::V1) { "" } else { "-cas=0 " };
         format!("`keswarden key new | bao kv put {cas}-mount={mount} {place} {name}=-`")
     }
 

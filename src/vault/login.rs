@@ -61,14 +61,25 @@ pub(super) struct Auth {
     pub(super) renewable: bool,
 }
 
-/// AppRole credentials that Vault refused: five refusals lock a whole role out, so they are not sent again soon.
+/// Credentials that Vault refused: they are not sent again soon, unless they change. Five refusals of an AppRole lock a
+/// whole role out, and a Kubernetes login costs a TokenReview.
 #[derive(Default)]
-pub(super) struct Refused(Option<(Fingerprint, Instant, Finding)>);
+pub(super) struct Refused(Option<Rest>);
+
+struct Rest {
+    credentials: Fingerprint,
+    until: Instant,
+    next: Duration,
+    finding: Finding,
+}
 
 type Fingerprint = [u8; 32];
 
 /// How long refused credentials rest unless they change: as long as OpenBao's lockout.
 const REST: Duration = Duration::from_secs(15 * 60);
+/// How long any other refusal rests, doubled each time: nothing in a login's status is final.
+const LEAST: Duration = Duration::from_secs(2);
+const MOST: Duration = Duration::from_secs(30);
 
 // === impl Login ===
 
@@ -144,11 +155,18 @@ impl Credentials {
         }
     }
 
-    fn fingerprint(&self) -> Option<Fingerprint> {
-        let Self::AppRole { role_id, secret_id, .. } = self else { return None };
-        let pair =
-            Sha256::new().chain_update(role_id.expose()).chain_update([0]).chain_update(secret_id.expose());
-        Some(pair.finalize().into())
+    fn fingerprint(&self) -> Fingerprint {
+        let digest = Sha256::new();
+        let digest = match self {
+            Self::Token(token) => digest.chain_update(token.expose()),
+            Self::AppRole { role_id, secret_id, .. } => {
+                digest.chain_update(role_id.expose()).chain_update([0]).chain_update(secret_id.expose())
+            }
+            Self::Kubernetes { role, jwt, .. } => {
+                digest.chain_update(role).chain_update([0]).chain_update(jwt.expose())
+            }
+        };
+        digest.finalize().into()
     }
 }
 
@@ -157,18 +175,21 @@ impl Credentials {
 impl Refused {
     /// Refuses in Vault's stead what Vault refused a while ago.
     pub(super) fn check(&self, credentials: &Credentials, now: Instant) -> Result<(), Finding> {
-        match &self.0 {
-            Some((refused, at, finding))
-                if credentials.fingerprint().as_ref() == Some(refused) && now < *at + REST =>
-            {
-                let left = clock::human(*at + REST - now);
-                Err(finding.clone().fix(format!(
+        let Some(Rest { credentials: refused, until, finding, .. }) = &self.0 else { return Ok(()) };
+        if *refused != credentials.fingerprint() || now >= *until {
+            return Ok(());
+        }
+        // What rests for a moment is no news; what rests for long is said, so that nobody waits in vain.
+        Err(match finding.cause {
+            Cause::LoginRefused if matches!(credentials, Credentials::AppRole { .. }) => {
+                let left = clock::human(*until - now);
+                finding.clone().fix(format!(
                     "{}; the same pair is not sent again for {left}, unless the file changes, lest Vault lock the role out",
                     Cause::LoginRefused.usual_fix()
-                )))
+                ))
             }
-            _ => Ok(()),
-        }
+            _ => finding.clone(),
+        })
     }
 
     /// Vault answered a login with something other than a token.
@@ -179,11 +200,19 @@ impl Refused {
         finding: &Finding,
         now: Instant,
     ) {
-        if let (400, Cause::LoginRefused, Some(pair)) =
-            (answer.status, finding.cause, credentials.fingerprint())
-        {
-            self.0 = Some((pair, now, finding.clone()));
+        if !matches!(answer.status, 400 | 403 | 404 | 429) {
+            return;
         }
+        let fingerprint = credentials.fingerprint();
+        let is_pair = matches!(credentials, Credentials::AppRole { .. });
+        let (rest, next) = match (&self.0, answer.status, finding.cause) {
+            (_, 400, Cause::LoginRefused) if is_pair => (REST, LEAST),
+            (Some(before), ..) if before.credentials == fingerprint => {
+                (before.next, (before.next * 2).min(MOST))
+            }
+            _ => (LEAST, LEAST * 2),
+        };
+        self.0 = Some(Rest { credentials: fingerprint, until: now + rest, next, finding: finding.clone() });
     }
 }
 

@@ -32,6 +32,14 @@ impl Answer {
         serde_json::from_slice(&self.body).ok()
     }
 
+    /// The body is an answer of Vault's: a JSON object with `errors`, or with `data`. An ingress's page is not.
+    pub fn is_vaults(&self) -> bool {
+        let body: Option<serde_json::Value> = self.json();
+        body.is_some_and(|body| {
+            body.get("errors").is_some_and(serde_json::Value::is_array) || body.get("data").is_some()
+        })
+    }
+
     /// Vault's own words: the members of `errors`, or of `warnings`.
     pub fn errors(&self) -> Vec<String> {
         #[derive(Default, serde::Deserialize)]

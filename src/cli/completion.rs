@@ -1,0 +1,28 @@
+//! `keswarden completion`: what a shell needs to complete our commands and flags.
+
+use super::{Cli, output};
+use clap::{Args, CommandFactory, ValueEnum};
+
+#[derive(Args)]
+pub(super) struct Options {
+    shell: Shell,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+pub(super) fn main(options: Options) -> u8 {
+    let shell = match options.shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    // Not straight to stdout: the generator panics when nobody reads on.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "keswarden", &mut script);
+    output::code_of(output::print(&String::from_utf8_lossy(&script)))
+}

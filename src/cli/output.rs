@@ -1,0 +1,211 @@
+//! What the client commands print, for a person or for a program, and how they end.
+
+use clap::ValueEnum;
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+/// Why a command failed.
+pub(super) enum Failure {
+    /// What follows `Error: `; never holds a secret.
+    Because(String),
+    /// Nothing to be said: the person ended it, or nobody reads on.
+    Quiet,
+}
+
+/// How a command ended.
+pub(super) type Outcome = Result<(), Failure>;
+
+/// When to print in colour.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Never,
+    Always,
+}
+
+/// A command did not do what it was asked to.
+pub(super) const FAILED: u8 = 1;
+/// The usage was printed.
+pub(super) const USAGE: u8 = 2;
+
+pub(super) const BOLD: &str = "1";
+pub(super) const RED: &str = "31";
+pub(super) const GREEN: &str = "32";
+
+// === impl Failure ===
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Because(reason)
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(reason: &str) -> Self {
+        Self::Because(reason.to_owned())
+    }
+}
+
+/// The exit code of an outcome, and its words on stderr.
+pub(super) fn code_of(outcome: Outcome) -> u8 {
+    match outcome {
+        Ok(()) => crate::exit::DONE,
+        Err(Failure::Quiet) => FAILED,
+        Err(Failure::Because(reason)) => {
+            say(&format!("Error: {reason}\n"));
+            FAILED
+        }
+    }
+}
+
+/// Text for people on stderr; that nobody may hear it changes nothing.
+pub(super) fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Only stdout counts: a program may read it while a person looks at stderr.
+pub(super) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Text on stdout, as it is.
+pub(super) fn print(text: &str) -> Outcome {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::Quiet,
+        _ => Failure::Because(format!("cannot print: {error}")),
+    })
+}
+
+/// A value as one line of JSON.
+pub(super) fn print_json(value: &impl serde::Serialize) -> Outcome {
+    print(&format!("{}\n", to_json(value)?))
+}
+
+/// A value as compact JSON, without a line end.
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|_| Failure::from("the answer cannot be written as JSON"))
+}
+
+/// A text that a program reads as it is, and a person on a line of its own.
+pub(super) fn print_bare(text: &str) -> Outcome {
+    print(&format!("{text}{}", if is_terminal() { "\n" } else { "" }))
+}
+
+/// A header and names beneath it, and nothing when there are none; or one JSON array, `null` when there are none.
+pub(super) fn print_names(header: &str, names: &[String], json: bool, color: Color) -> Outcome {
+    match (json, names) {
+        (true, []) => print("null\n"),
+        (true, names) => print_json(&names),
+        (false, []) => Ok(()),
+        (false, names) => {
+            let lines: String = names.iter().map(|name| format!("{}\n", plain(name))).collect();
+            print(&format!("{}\n{lines}", color.paint(BOLD, header)))
+        }
+    }
+}
+
+/// Labels and values in two columns; no line end after the last line.
+pub(super) fn columns(rows: &[(&str, String)], color: Color) -> String {
+    let width = rows.iter().map(|(label, _)| label.len()).max().unwrap_or_default() + 2;
+    let line = |(label, value): &(&str, String)| {
+        let label = color.paint(BOLD, &format!("{label:<width$}"));
+        format!("{label}{}", plain(value))
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What a server sent, without what could steer a terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).collect()
+}
+
+/// A time that a server sent (RFC 3339), to the second, in the zone it was sent in.
+pub(super) fn date(sent: &str) -> String {
+    sent.chars().take(19).map(|character| if character == 'T' { ' ' } else { character }).collect()
+}
+
+/// A number of bytes for people.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (count as f64, "B");
+    for larger in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, larger);
+    }
+    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// A duration as Go writes it: `500ms`, `1.5h`, `5m0s`.
+pub(super) fn go_duration(text: &str) -> Result<Duration, String> {
+    let invalid = || "no duration: write for example 500ms, 5s, 1.5h or 5m0s".to_owned();
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut total = Duration::ZERO;
+    loop {
+        let is_number = |character: char| character.is_ascii_digit() || character == '.';
+        let digits = rest.find(|character: char| !is_number(character)).ok_or_else(invalid)?;
+        let end = rest[digits..].find(is_number).map_or(rest.len(), |at| digits + at);
+        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
+        let unit = match &rest[digits..end] {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(invalid()),
+        };
+        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| invalid())?;
+        total = total.checked_add(part).ok_or_else(invalid)?;
+        rest = &rest[end..];
+        if rest.is_empty() {
+            return Ok(total);
+        }
+    }
+}
+
+// === impl Color ===
+
+impl Color {
+    /// The text in a style, where there is colour.
+    pub(super) fn paint(self, style: &str, text: &str) -> String {
+        let painted = match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::Auto => is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+        };
+        if painted { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, milliseconds) in
+            [("500ms", 500), ("5s", 5000), ("1.5h", 5_400_000), ("5m0s", 300_000), ("0", 0)]
+        {
+            assert_eq!(go_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "5", "s", "5d", "-1s", "5s5", ".s"] {
+            assert!(go_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn columns_line_up_and_hold_no_escapes() {
+        let rows = [("Name", "my-key".to_owned()), ("Algorithm", "AES\x1b[31m256".to_owned())];
+        assert_eq!(columns(&rows, Color::Never), "Name       my-key\nAlgorithm  AES[31m256");
+        assert_eq!(date("2026-11-23T09:18:27.621Z"), "2026-11-23 09:18:27");
+    }
+}
