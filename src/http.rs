@@ -262,7 +262,12 @@ async fn serve<H: Handler>(
     if is_http1 {
         let mut builder = http1::Builder::new();
         // Silence is `Activity`'s to judge: the builder's own limit would end idle connections as well.
-        builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEADERS as usize);
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .max_buf_size(MAX_HEADERS as usize)
+            // A client that has said all it has to say is answered, as Go does.
+            .half_close(true);
         let connection = pin!(builder.serve_connection(io, service));
         until_done(connection, http1::Connection::graceful_shutdown, true, activity, drain).await;
     } else {

@@ -9,6 +9,7 @@
 mod peers;
 
 mod api;
+mod attack;
 mod commands;
 mod gate;
 mod harness;

@@ -9,12 +9,14 @@ use serde_json::Value;
 use std::{collections::BTreeMap, fs, process::Output};
 use tempfile::TempDir;
 
-/// MinIO with one drive. Its ports are known before it starts, and stay.
+/// MinIO with one drive, or a node of a cluster. Its ports are known before it starts, and stay.
 pub struct Minio {
     process: Option<Process>,
     name: String,
     port: u16,
     console: u16,
+    /// As the command line names them.
+    drives: Vec<String>,
     env: BTreeMap<String, String>,
     starts: u32,
     dir: TempDir,
@@ -36,7 +38,9 @@ impl Minio {
     /// Not yet started.
     pub fn new(name: &str) -> Self {
         let dir = TempDir::new().expect("a temporary folder must be made");
-        fs::create_dir(dir.path().join("drive")).expect("a temporary folder must be made");
+        let drive = dir.path().join("drive");
+        fs::create_dir(&drive).expect("a temporary folder must be made");
+        let drives = vec![drive.to_string_lossy().into_owned()];
         let root = [
             ("MINIO_ROOT_USER", Self::USER),
             ("MINIO_ROOT_PASSWORD", Self::PASSWORD),
@@ -44,7 +48,31 @@ impl Minio {
         ];
         let env = root.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let name = format!("MinIO {name}");
-        Self { process: None, name, port: free_port(), console: free_port(), env, starts: 0, dir }
+        Self { process: None, name, port: free_port(), console: free_port(), drives, env, starts: 0, dir }
+    }
+
+    /// Two nodes of one cluster, with two drives each, not yet started. Neither serves before the other has started.
+    pub fn cluster(names: [&str; 2]) -> [Self; 2] {
+        let mut nodes = names.map(Self::new);
+        let mut drives = Vec::new();
+        for node in &nodes {
+            for drive in ["drive-1", "drive-2"] {
+                let drive = node.dir.path().join(drive);
+                fs::create_dir(&drive).expect("a temporary folder must be made");
+                drives.push(format!("{}{}", node.endpoint(), drive.display()));
+            }
+        }
+        for node in &mut nodes {
+            let local = format!("127.0.0.1:{}", node.port);
+            node.drives.clone_from(&drives);
+            node.set(vec![
+                // Without it, MinIO's clusters use no folder of the root file system.
+                ("MINIO_CI_CD", "1".to_owned()),
+                // Without it, MinIO in a container waits for a node whose address is not a loopback one.
+                ("_MINIO_SERVER_LOCAL", local),
+            ]);
+        }
+        nodes
     }
 
     /// Adds to its environment, for the next start.
@@ -60,19 +88,19 @@ impl Minio {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Starts it on the drive it has; it may refuse to live.
+    /// Starts it on the drives it has; it may refuse to live.
     pub fn start(&mut self) {
         self.starts += 1;
         let mut command = clean(binary("minio"), self.dir.path());
         command.envs(&self.env).arg("server");
         command.arg("--address").arg(format!("127.0.0.1:{}", self.port));
         command.arg("--console-address").arg(format!("127.0.0.1:{}", self.console));
-        command.arg(self.dir.path().join("drive"));
+        command.args(&self.drives);
         let log = self.dir.path().join(format!("minio-{}.log", self.starts));
         self.process = Some(Process::spawn(&self.name, command, log));
     }
 
-    /// Kills it. The drive stays.
+    /// Kills it. The drives stay.
     pub fn stop(&mut self) {
         self.process = None;
     }
