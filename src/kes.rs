@@ -68,6 +68,8 @@ struct Metrics {
     response_time: Histogram,
     up_time: Gauge,
     memory: IntGauge,
+    stack: IntGauge,
+    threads: IntGauge,
     operations: IntCounterVec,
     durations: HistogramVec,
 }
@@ -238,6 +240,11 @@ impl Metrics {
                 .gauge("kes_system_up_time", "The time the server has been up and running in seconds."),
             memory: page
                 .int_gauge("kes_system_mem_heap_used", "The number of bytes the process holds in memory."),
+            stack: page.int_gauge(
+                "kes_system_mem_stack_used",
+                "The number of bytes the stack of the main thread takes.",
+            ),
+            threads: page.int_gauge("kes_system_num_threads", "The number of threads of the process."),
             operations: registry.counters(
                 "keswarden_crypto_operations_total",
                 "Cryptographic operations through the API, by operation and outcome",
@@ -260,7 +267,8 @@ impl Metrics {
             .page
             .int_gauge("kes_system_num_cpu_used", "The number of logical CPUs usable by the server.")
             .set(cpus);
-        metrics.page.int_gauge("kes_system_num_threads", "The number of threads that serve the API.").set(1);
+        // The allocator keeps no count of what it gave out.
+        metrics.page.int_gauge("kes_system_mem_heap_objects", "Not counted by this server: always 0.").set(0);
         for operation in routes::CRYPTO {
             for outcome in ["ok", "refused", "failed"] {
                 metrics.operations.with_label_values(&[operation, outcome]);
@@ -281,6 +289,8 @@ impl Metrics {
     fn text(&self, up: f64) -> Vec<u8> {
         self.up_time.set((up * 100.0).round() / 100.0);
         self.memory.set(i64::try_from(resident_bytes()).unwrap_or(i64::MAX));
+        self.stack.set(process_status("VmStk:").saturating_mul(1024));
+        self.threads.set(process_status("Threads:"));
         self.page.text()
     }
 }
@@ -321,6 +331,13 @@ impl Drop for Measure<'_> {
 fn code(status: u16, digits: &mut [u8; 3]) -> &str {
     *digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8);
     std::str::from_utf8(digits).expect("digits must be text")
+}
+
+/// A number of the kernel's record of this process, 0 where there is none.
+fn process_status(name: &str) -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// What the process holds in memory, as the kernel counts it.

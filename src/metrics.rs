@@ -13,6 +13,9 @@ use std::{
 /// What the text format is called in a `Content-Type` header (Prometheus text format 0.0.4).
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// The same as KES's own page calls it.
+pub const TEXT_OF_KES: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+
 /// Seconds, from 50 µs, for work that never leaves the process.
 pub const LOCAL: &[f64] = &[50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 5e-3, 25e-3, 0.1, 1.0];
 /// Seconds, for requests to another machine.

@@ -12,6 +12,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 type Checked = Result<(), Failed>;
+type Section = (&'static str, fn(&Value) -> Checked);
 
 fn text(row: &Value, member: &str) -> String {
     row[member].as_str().unwrap_or_default().to_owned()
@@ -125,7 +126,7 @@ fn main() {
     let vectors: Value =
         serde_json::from_str(include_str!("vectors/kes.json")).expect("the vectors must be JSON");
     let mut trials = Vec::new();
-    let sections: [(&str, fn(&Value) -> Checked); 10] = [
+    let sections: [Section; 10] = [
         ("decrypt", decrypt),
         ("msgpack", decrypt),
         ("encrypt", encrypt),

@@ -107,7 +107,7 @@ fn go_arch() -> &'static str {
 fn metrics_page(parts: &Parts) -> Response<Body> {
     let up = (parts.clock.now() - parts.started).as_secs_f64();
     let mut response = Response::new(Body::from(parts.metrics.text(up)));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(metrics::TEXT));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(metrics::TEXT_OF_KES));
     response
 }
 

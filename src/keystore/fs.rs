@@ -138,6 +138,9 @@ impl KeyStore for FsStore {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
+            if !fs::metadata(entry.path()).is_ok_and(|found| found.is_file()) {
+                continue;
+            }
             if let Some(name) = entry.file_name().to_str().filter(|name| Name::parse(name).is_ok()) {
                 names.push(name.to_owned());
             }

@@ -492,7 +492,12 @@ impl KeyStore for VaultStore {
     /// K/V v2: version 1 is soft-deleted, so that `bao kv undelete -versions=1` brings it back.
     async fn delete(&self, name: &Name) -> Result<(), Error> {
         let version = self.version().await.map_err(Error::Failed)?;
-        self.read(name).await?;
+        match self.read(name).await {
+            Ok(_) => {}
+            // As for KES: what was never there is as good as deleted.
+            Err(Error::Missing(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        }
         let path = self.path(if version == Version::V1 { "" } else { "delete" }, name.as_str());
         let asked = Asked { what: "deleting the key", path: &path };
         let answer = match version {

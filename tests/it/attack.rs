@@ -20,30 +20,40 @@ use tempfile::TempDir;
 const CEILING: u64 = 192 * 1024 * 1024;
 
 /// The binary, as a process of its own, so that its memory is its own.
-struct Server {
+pub struct Server {
     process: Child,
-    dir: TempDir,
+    pub dir: TempDir,
     api: SocketAddr,
+    admin: SocketAddr,
 }
 
 impl Server {
-    fn start() -> Self {
+    /// A server over a directory with one key.
+    pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        tls::mint::RunDir::new(dir.path().to_owned(), &[]).ensure(now()).unwrap();
-        let yaml = Kes::yaml(&dir, "").replace("log:", "log_:") + "log: { error: off, audit: off }\n";
+        let yaml = Kes::yaml(&dir, "") + "log: { error: off, audit: off }\n";
         std::fs::write(dir.path().join("server-config.yaml"), yaml).unwrap();
         std::fs::create_dir(dir.path().join("keys")).unwrap();
         std::fs::write(dir.path().join("keys").join(KEY), key_text()).unwrap();
-        let api: SocketAddr = format!("127.0.0.1:{}", crate::harness::closed_port()).parse().unwrap();
+        Self::with(dir, Vec::new())
+    }
+
+    /// A server with the `server-config.yaml` of this directory; its certificate is made there.
+    pub fn with(dir: TempDir, environment: Vec<(&str, String)>) -> Self {
+        tls::mint::RunDir::new(dir.path().to_owned(), &[]).ensure(now()).unwrap();
+        let address = || format!("127.0.0.1:{}", crate::peers::free_port()).parse::<SocketAddr>().unwrap();
+        let (api, admin) = (address(), address());
         let process = Command::new(env!("CARGO_BIN_EXE_keswarden"))
             .args(["server", "--addr", &api.to_string(), "--config"])
             .arg(dir.path().join("server-config.yaml"))
             .env_clear()
+            .env("KESWARDEN_ADMIN_ADDR", admin.to_string())
+            .envs(environment)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let server = Self { process, dir, api };
+        let server = Self { process, dir, api, admin };
         eventually("the server answers", || {
             block_on(server.client(false).send("GET", "/v1/ready", None))
                 .ok()
@@ -52,7 +62,11 @@ impl Server {
         server
     }
 
-    fn client(&self, http1: bool) -> Client {
+    pub fn metric(&self, line: &str) -> Option<f64> {
+        crate::harness::metric(self.admin, line)
+    }
+
+    pub fn client(&self, http1: bool) -> Client {
         let (certificate, key) = Kes::admin().certificate(now());
         let trust = Trust::only(&self.dir.path().join("ca.crt")).unwrap();
         let pair = Pair { chain: vec![certificate], key };

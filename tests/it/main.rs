@@ -11,6 +11,8 @@ mod peers;
 mod api;
 mod attack;
 mod commands;
+mod differences;
+mod drop_in;
 mod formats;
 mod gate;
 mod harness;
