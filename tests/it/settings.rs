@@ -172,3 +172,17 @@ fn the_readme_s_tables_are_the_code_s() {
         assert!(readme.contains(&row), "README.md lacks the row:\n{row}");
     }
 }
+
+#[test]
+fn every_test_that_the_table_of_differences_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = std::fs::read_to_string(root.join("docs/differences.md")).unwrap();
+    let mut seen = 0;
+    for quoted in table.split('`').skip(1).step_by(2) {
+        let Some((module, test)) = quoted.split_once("::") else { continue };
+        let file = std::fs::read_to_string(root.join(format!("tests/it/{module}.rs")));
+        assert!(file.is_ok_and(|file| file.contains(&format!("fn {test}()"))), "there is no test {quoted}");
+        seen += 1;
+    }
+    assert!(seen > 25, "only {seen} tests are named");
+}
