@@ -11,6 +11,7 @@ mod peers;
 mod api;
 mod attack;
 mod commands;
+mod corpus;
 mod differences;
 mod drop_in;
 mod formats;
