@@ -10,12 +10,13 @@ use crate::{
     admin,
     cause::{Cause, Finding},
     clock::{self, Clock},
-    config::{self, Settings, server::ServerSettings},
+    config::{self, PinSettings, Settings, server::ServerSettings},
     exit, gate,
     health::{Guard, Health},
     http, kes,
     keystore::{fs::FsStore, vault::VaultStore},
     metrics::Registry,
+    pins::{self, Pins},
     shutdown::{self, Drain, Ended, Tasks, Trigger},
     store::KeyStore,
     tls::mint::RunDir,
@@ -104,17 +105,18 @@ pub async fn init(settings: Settings, deps: Deps) -> Result<(), Stopped> {
             None => return Err(Cause::RunDirUnusable.seen(error.to_string()).into()),
         }
     }
-    let store = base.open(deps.store, &settings.store)?;
+    let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
     let guard = base.health.until("gate");
-    base.pass(&settings.gate(), &store, guard).await?;
+    let gate = gate::Config { pins, ..settings.gate() };
+    base.pass(&gate, &store, guard).await?;
     Ok(())
 }
 
 /// `keswarden doctor`: every check once. It makes nothing.
 pub async fn doctor(settings: Settings, deps: Deps) -> Result<Vec<gate::Row>, Stopped> {
     let base = Base::new(deps.clock, settings.drain_timeout);
-    let store = base.open(deps.store, &settings.store)?;
-    let gate = gate::Config { create: gate::Create::Never, ..settings.gate() };
+    let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
+    let gate = gate::Config { create: gate::Create::Never, pins, ..settings.gate() };
     Ok(gate::examine(&gate, store, &base.registry, base.clock).await)
 }
 
@@ -164,15 +166,39 @@ impl Base {
         given: Option<Arc<dyn KeyStore>>,
         store: &config::Store,
     ) -> Result<Arc<dyn KeyStore>, Finding> {
-        Ok(match (given, store) {
+        self.open_pinned(given, store, &PinSettings { mode: pins::Mode::Off, ..PinSettings::default() })
+            .map(|(store, _)| store)
+    }
+
+    /// The same with pins in front of it, and the pins.
+    fn open_pinned(
+        &self,
+        given: Option<Arc<dyn KeyStore>>,
+        store: &config::Store,
+        settings: &PinSettings,
+    ) -> Result<(Arc<dyn KeyStore>, Pins), Finding> {
+        let mut registries: Vec<Arc<dyn KeyStore>> = Vec::new();
+        if let Some(dir) = &settings.dir {
+            registries.push(Arc::new(FsStore::new(dir.clone()).made_on_demand()));
+        }
+        let keys: Arc<dyn KeyStore> = match (given, store) {
             (Some(given), _) => given,
             (None, config::Store::Fs(dir)) => Arc::new(FsStore::new(dir.clone())),
             (None, config::Store::Vault(configs)) => {
                 let (vault, store) = (**configs).clone();
-                let client = vault::Client::new(vault, &self.registry, self.clock.clone())?;
-                Arc::new(VaultStore::new(Arc::new(client), store))
+                let client = Arc::new(vault::Client::new(vault, &self.registry, self.clock.clone())?);
+                if let Some(kv) = &settings.kv {
+                    registries.push(Arc::new(VaultStore::new(client.clone(), kv.clone())));
+                }
+                Arc::new(VaultStore::new(client, store))
             }
-        })
+        };
+        let pins = Pins { mode: settings.mode, stated: settings.stated.clone(), registries };
+        if pins.mode == pins::Mode::Off {
+            return Ok((keys, Pins::off()));
+        }
+        let guarded = pins::Guarded { store: keys, pins: pins.clone(), clock: self.clock.clone() };
+        Ok((Arc::new(guarded), pins))
     }
 
     /// Passes the gate; a login that was made meanwhile is kept alive, however long it takes.

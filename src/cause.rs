@@ -78,6 +78,9 @@ causes! {
     KeyDestroyed = "key_destroyed", Data, "restore the key from a backup: its data is gone from Vault";
     KeyMalformed = "key_malformed", Data, "restore the key from a backup; do not overwrite it before you know what it was";
     KeyReplaced = "key_replaced", Data, "restore the former key: what it sealed opens with nothing else";
+    KeyUnpinned = "key_unpinned", Data, "pin the key once you know that it is the right one: `keswarden key pin NAME`";
+    KeyMixed = "key_mixed", Data, "do not start MinIO: some objects are sealed with another key of this name; find that key, and keep both";
+    PinConflict = "pin_conflict", Data, "find out which pin is right before anything is started; remove the other one";
     KeyTransitUnset = "key_transit_unset", Settings, "set KESWARDEN_VAULT_TRANSIT_KEY: the key is wrapped by Vault's transit engine";
     KeyTestFailed = "key_test_failed", Data, "report this: a key that parses must seal and open";
     KesUnreachable = "kes_unreachable", Unavailable, "start KES, or correct MINIO_KMS_KES_ENDPOINT; when that is keswarden's own address, set MINIO_KMS_KES_CAPATH to the ca.crt in KESWARDEN_RUN_DIR";

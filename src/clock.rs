@@ -43,6 +43,17 @@ impl Clock {
         }
     }
 
+    /// Time since the machine started, suspension included: what limits are counted in, since nobody can set it.
+    pub fn boot(&self) -> Duration {
+        match &self.0 {
+            Source::System => {
+                let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+                Duration::new(at.tv_sec.unsigned_abs(), at.tv_nsec.unsigned_abs() as u32)
+            }
+            Source::Simulated { started, .. } => started.elapsed(),
+        }
+    }
+
     /// Wall time as seconds since 1970, as metrics have it.
     pub fn unix_seconds(&self) -> f64 {
         unix(self.wall())

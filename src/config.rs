@@ -12,8 +12,11 @@ mod yaml;
 use crate::{
     gate::{self, Create},
     identity::{ApiKey, Identity},
-    kes, kes_client, keystore,
+    kes, kes_client,
+    keyring::Limits,
+    keystore,
     names::Name,
+    pins,
     s3::Sse,
     secret::Secret,
     sse, telemetry, tls,
@@ -25,7 +28,9 @@ use crate::{
 };
 use minio_env::MinioEnv;
 use parse::Reader;
-use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
+};
 
 /// Everything that was decided before the program starts.
 pub struct Settings {
@@ -45,9 +50,21 @@ pub struct Settings {
     pub policies: kes::policy::Policies,
     pub verifier: verifier::Config,
     pub minio: Minio,
+    pub pins: PinSettings,
+    pub exit_on_lost: bool,
     pub drain_timeout: Duration,
     /// Loud, not fatal: what is probably a mistake.
     pub warnings: Vec<String>,
+}
+
+/// Where pins are.
+#[derive(Clone, Default)]
+pub struct PinSettings {
+    pub mode: pins::Mode,
+    pub stated: BTreeMap<String, String>,
+    pub dir: Option<PathBuf>,
+    /// Where in the Vault of the keys.
+    pub kv: Option<keystore::vault::Config>,
 }
 
 /// Where the keys are.
@@ -110,6 +127,7 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
         Some(Some(file)) => (Some(file.store), file.policies, file.warnings),
     };
     let log_format = reader.parsed("KESWARDEN_LOG_FORMAT").unwrap_or_default();
+    let interval = reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300));
     let minio_env = reader.minio_env();
     let key = reader.key_name(inputs.key, &minio_env);
     let settings = Settings {
@@ -125,12 +143,12 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
             .parsed("KESWARDEN_ADMIN_ADDR")
             .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 7374))),
         identities: identities(&mut reader),
-        kes: kes_config(&mut reader, log_format),
+        kes: kes_config(&mut reader, log_format, interval),
         policies: file_policies,
-        verifier: verifier::Config {
-            interval: reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300)),
-        },
+        verifier: verifier::Config { interval },
         minio: minio(&mut reader, minio_env, &key),
+        pins: pin_settings(&mut reader),
+        exit_on_lost: one_of(&mut reader, "KESWARDEN_GATE_ON_LOST", ["wait", "exit"]) == "exit",
         drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
         key: key.unwrap_or_else(|| Name::parse("unset").expect("a constant name must be valid")),
         warnings: Vec::new(),
@@ -140,7 +158,60 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
     if problems.is_empty() { Ok(Settings { warnings, ..settings }) } else { Err(Problems(problems)) }
 }
 
-fn kes_config(reader: &mut Reader, format: telemetry::Format) -> kes::Config {
+/// The word that was chosen, or the first, which is the default.
+fn one_of<const N: usize>(reader: &mut Reader, name: &'static str, words: [&'static str; N]) -> &'static str {
+    let Some(text) = reader.text(name) else { return words[0] };
+    match words.iter().find(|word| **word == text) {
+        Some(word) => word,
+        None => {
+            reader.problem(name, Some(&text), &format!("is none of {}", words.join(", ")));
+            words[0]
+        }
+    }
+}
+
+/// How long keys are used while they cannot be verified.
+fn limits(reader: &mut Reader, interval: Duration) -> Limits {
+    let closed = one_of(reader, "KESWARDEN_OUTAGE", ["open", "closed"]) == "closed";
+    let default = closed.then_some(interval * 2);
+    let mut limit = |name: &'static str, otherwise: Option<Duration>| match reader.text(name).as_deref() {
+        Some("unlimited") => None,
+        Some(_) => reader.duration(name),
+        None => default.or(otherwise),
+    };
+    Limits {
+        open: limit("KESWARDEN_STALE_OPEN_MAX", None),
+        seal: limit("KESWARDEN_STALE_SEAL_MAX", Some(Duration::from_secs(72 * 3600))),
+    }
+}
+
+fn pin_settings(reader: &mut Reader) -> PinSettings {
+    let mut stated = BTreeMap::new();
+    for item in reader.list("KESWARDEN_PINS") {
+        match item.split_once('=') {
+            Some((name, fingerprint)) if Name::parse(name).is_ok() && !fingerprint.is_empty() => {
+                stated.insert(name.to_owned(), fingerprint.trim().to_owned());
+            }
+            _ => reader.problem("KESWARDEN_PINS", Some(&item), "is not NAME=FINGERPRINT"),
+        }
+    }
+    let tenant = reader.vault_path("KESWARDEN_TENANT").unwrap_or_default();
+    let dir = reader.path("KESWARDEN_PIN_DIR").map(|dir| dir.join(&tenant));
+    let kv = reader.vault_path("KESWARDEN_PIN_KV").map(|path| {
+        let (mount, prefix) = path.split_once('/').unwrap_or((&path, "keswarden-pins"));
+        let prefix =
+            [prefix, &tenant].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+        keystore::vault::Config { mount: mount.to_owned(), version: None, prefix, transit: None }
+    });
+    let mode = match one_of(reader, "KESWARDEN_PIN", ["warn", "require", "off"]) {
+        "require" => pins::Mode::Require,
+        "off" => pins::Mode::Off,
+        _ => pins::Mode::Warn,
+    };
+    PinSettings { mode, stated, dir, kv }
+}
+
+fn kes_config(reader: &mut Reader, format: telemetry::Format, interval: Duration) -> kes::Config {
     use kes::audit::Output;
     kes::Config {
         allow_delete: reader.switch("KESWARDEN_ALLOW_DELETE").unwrap_or(false),
@@ -148,6 +219,8 @@ fn kes_config(reader: &mut Reader, format: telemetry::Format) -> kes::Config {
             true => Output::Stdout(format),
             false => Output::Off,
         },
+        limits: limits(reader, interval),
+        seal_lost: one_of(reader, "KESWARDEN_ON_KEY_LOST", ["stop-sealing", "serve"]) == "serve",
     }
 }
 
@@ -339,6 +412,8 @@ impl Settings {
             keys: vec![self.key.clone()],
             create: self.create,
             maker: "keswarden".to_owned(),
+            pins: crate::pins::Pins::off(),
+            exit_on_lost: self.exit_on_lost,
             deadline: self.gate_timeout,
             kes: Arc::new(move || -> Result<Option<kes_client::Config>, _> { env.kes(&ours, timeout) }),
         }

@@ -8,15 +8,17 @@ mod checks;
 use crate::{
     cause::{Cause, Finding},
     clock::{self, Clock, Instant},
+    exit,
     health::{Guard, Health},
     keyring::{self, Keyring, KeyringWriter},
     metrics::{Registry, States},
     names::Name,
+    pins::{self, Pins},
     store::KeyStore,
 };
 use checks::Checks;
 pub use checks::{Check, KesSource, Row};
-use prometheus::CounterVec;
+use prometheus::{CounterVec, IntGaugeVec};
 use std::{sync::Arc, time::Duration};
 
 /// What to wait for, and how long.
@@ -24,6 +26,9 @@ pub struct Config {
     /// The keys that must be there: the default EK, or those that KES's own file names.
     pub keys: Vec<Name>,
     pub create: Create,
+    pub pins: Pins,
+    /// End when a key is lost, rather than wait for it to come back.
+    pub exit_on_lost: bool,
     /// Who makes them, for the keys' own record.
     pub maker: String,
     /// For ever when absent.
@@ -42,7 +47,7 @@ pub enum Create {
     IfNew,
 }
 
-/// The deadline passed.
+/// The deadline passed, or nothing is to be waited for.
 #[derive(Debug, thiserror::Error)]
 #[error("the gate did not pass within {}: {finding}", clock::human(*.waited))]
 pub struct Refused {
@@ -53,6 +58,7 @@ pub struct Refused {
 struct Metrics {
     state: States<2>,
     blocked: CounterVec,
+    pinned: IntGaugeVec,
 }
 
 /// Between attempts: a change is seen within a second.
@@ -82,7 +88,8 @@ pub async fn pass(
         };
         let waited = waiting.say(check, &finding, config, &clock, health);
         let left = config.deadline.map(|deadline| deadline.saturating_sub(waited));
-        if left == Some(Duration::ZERO) {
+        let lost = config.exit_on_lost && finding.cause.exit_code() == exit::DATA;
+        if left == Some(Duration::ZERO) || lost {
             return Err(Refused { finding, waited });
         }
         tokio::time::sleep(left.map_or(POLL, |left| left.min(POLL))).await;
@@ -97,8 +104,29 @@ pub async fn pass(
     let what = Check::Key.what(&config.keys);
     tracing::info!(keys = %serde_json::Value::from(keys.clone()), "gate passed after {waited}: {what} is there and works");
     health.note("gate", serde_json::json!({ "state": "passed", "keys": keys }));
+    say_what_is_unpinned(config, &keyring, &metrics).await;
     guard.done();
     Ok((keyring, writer))
+}
+
+/// Nothing would notice if such a key were another one at the next start: that is said at every start.
+async fn say_what_is_unpinned(config: &Config, keyring: &Keyring, metrics: &Metrics) {
+    if config.pins.mode == pins::Mode::Off {
+        return;
+    }
+    for name in &config.keys {
+        let pinned = config.pins.of(name).await.is_ok_and(|pin| pin.is_some());
+        metrics.pinned.with_label_values(&[name.as_str()]).set(i64::from(pinned));
+        if let (false, Some(held)) = (pinned, keyring.held(name.as_str())) {
+            tracing::warn!(
+                cause = Cause::KeyUnpinned.id(),
+                "the key '{name}', fingerprint {}, has no pin: nobody would notice if it were another one at the next \
+                 start; once you know that it is the right one: `keswarden key pin {name}`, or KESWARDEN_PINS={name}={}",
+                held.fingerprint,
+                held.fingerprint
+            );
+        }
+    }
 }
 
 /// One attempt: what a new key store must pass before it takes the place of the one in use.
@@ -192,6 +220,11 @@ impl Metrics {
                 "keswarden_gate_blocked_seconds_total",
                 "How long the gate waited, by cause",
                 &["cause"],
+            ),
+            pinned: registry.int_gauges(
+                "keswarden_key_pinned",
+                "1 when the key's fingerprint is pinned somewhere",
+                &["key"],
             ),
         };
         metrics.state.set("waiting");

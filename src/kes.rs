@@ -14,7 +14,7 @@ pub mod routes;
 use crate::{
     clock::{Clock, Instant},
     http::{self, Body, Close},
-    keyring::Keyring,
+    keyring::{Keyring, Limits},
     metrics::{self, Registry},
 };
 use audit::{Audit, Change, Record};
@@ -56,6 +56,10 @@ pub struct Config {
     /// Keys may be deleted through the API.
     pub allow_delete: bool,
     pub audit: audit::Output,
+    /// How long keys are used while they cannot be verified.
+    pub limits: Limits,
+    /// A key that is lost from the store goes on sealing.
+    pub seal_lost: bool,
 }
 
 struct Metrics {

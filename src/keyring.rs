@@ -27,6 +27,15 @@ pub struct Held {
     pub fingerprint: String,
     /// The store holds other bytes, or none, under this name now: it opens, but seals no more.
     pub lost: bool,
+    /// When it was last fetched and compared, as [`Clock::boot`] counts.
+    pub verified: Duration,
+}
+
+/// For how long after its last good verification a key is used; absent: without limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub open: Option<Duration>,
+    pub seal: Option<Duration>,
 }
 
 type Snapshot = HashMap<Name, Arc<Held>>;
@@ -116,8 +125,14 @@ impl Keyring {
         self.snapshot.borrow().get(name).cloned()
     }
 
-    /// Makes a whole new key.
+    /// Makes a whole new key. Never under the name of one that is at hand, whatever the store says of it: what that one
+    /// sealed, the new one would not open.
     pub async fn create(&self, name: &Name, by: &str, now: Timestamp) -> Result<(), Error> {
+        match self.held(name.as_str()) {
+            None => {}
+            Some(held) if held.lost => return Err(Error::Failed(is_in_use(name, &held))),
+            Some(_) => return Err(Error::Exists),
+        }
         let version = KeyVersion::generate(Kind::of_this_machine(), now, by.to_owned());
         self.ask(|reply| Request::Create(name.clone(), Box::new(version), reply)).await
     }
@@ -132,6 +147,11 @@ impl Keyring {
         now: Timestamp,
     ) -> Result<(), Error> {
         let key = crate::crypto::Key::new(kind, bytes, Some(crate::secret::random32()));
+        match self.held(name.as_str()) {
+            None => {}
+            Some(held) if held.lost => return Err(Error::Failed(is_in_use(name, &held))),
+            Some(_) => return Err(Error::Exists),
+        }
         let version = KeyVersion { key, created_at: now, created_by: by.to_owned() };
         self.ask(|reply| Request::Create(name.clone(), Box::new(version), reply)).await
     }
@@ -172,6 +192,13 @@ impl Keyring {
             _ => Err(Error::Failed(ended())),
         }
     }
+}
+
+fn is_in_use(name: &Name, held: &Held) -> Finding {
+    Cause::KeyReplaced.seen(format!(
+        "the key '{name}', fingerprint {}, is in use here and lost from the store: no other key is made under its name",
+        held.fingerprint
+    ))
 }
 
 fn ended() -> Finding {
@@ -331,7 +358,7 @@ impl Worker {
     /// Reads, parses and tries a key.
     async fn load(&self, name: &Name) -> Result<Arc<Held>, Error> {
         let text = self.store.get(name).await?;
-        let held = parse(name, &text, &self.store.describe()).map_err(Error::Failed)?;
+        let held = parse(name, &text, &self.store.describe(), self.clock.boot()).map_err(Error::Failed)?;
         self.metrics.verified.with_label_values(&[name.as_str()]).set(self.clock.unix_seconds());
         self.metrics.mismatch.with_label_values(&[name.as_str()]).set(0);
         Ok(Arc::new(held))
@@ -396,12 +423,15 @@ impl Worker {
                 tokio::time::sleep(CONFIRM).await;
                 result = self.compare(&name, &held).await;
             }
-            let lost = match &result {
-                Ok(()) => Some(false),
-                Err(finding) => is_lost(finding).then_some(true),
-            };
-            if let Some(lost) = lost.filter(|lost| *lost != held.lost) {
-                snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, lost));
+            match &result {
+                Ok(()) => {
+                    let now = self.clock.boot();
+                    snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, false, now));
+                }
+                Err(finding) if is_lost(finding) && !held.lost => {
+                    snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, true, held.verified))
+                }
+                Err(_) => {}
             }
             self.count(&name, &result);
             results.push(Verified { name, result });
@@ -413,7 +443,7 @@ impl Worker {
         let place = self.store.describe();
         let unexpected = || Cause::StoreUnavailable.seen("the store answered out of turn");
         let text = self.store.get(name).await.map_err(|error| error.into_finding(unexpected))?;
-        let stored = parse(name, &text, &place)?;
+        let stored = parse(name, &text, &place, held.verified)?;
         if !stored.version.key.same(&held.version.key) {
             return Err(Cause::KeyReplaced.seen(format!(
                 "the key '{name}' in {place} is another one: its fingerprint is {}, was {}",
@@ -442,7 +472,7 @@ pub fn is_lost(finding: &Finding) -> bool {
 }
 
 /// Parses a stored key and tries it.
-fn parse(name: &Name, text: &Secret, place: &str) -> Result<Held, Finding> {
+fn parse(name: &Name, text: &Secret, place: &str, now: Duration) -> Result<Held, Finding> {
     let version = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
         Cause::KeyMalformed.seen(format!("the key '{name}' in {place} cannot be used: {error}"))
     })?;
@@ -452,13 +482,29 @@ fn parse(name: &Name, text: &Secret, place: &str) -> Result<Held, Finding> {
         );
     }
     let fingerprint = version.key.fingerprint();
-    Ok(Held { version: Arc::new(version), fingerprint, lost: false })
+    Ok(Held { version: Arc::new(version), fingerprint, lost: false, verified: now })
 }
 
-fn mark(snapshot: &mut Snapshot, name: &Name, lost: bool) {
+fn mark(snapshot: &mut Snapshot, name: &Name, lost: bool, verified: Duration) {
     if let Some(held) = snapshot.get_mut(name) {
         let Held { version, fingerprint, .. } = &**held;
-        *held = Arc::new(Held { version: version.clone(), fingerprint: fingerprint.clone(), lost });
+        let (version, fingerprint) = (version.clone(), fingerprint.clone());
+        *held = Arc::new(Held { version, fingerprint, lost, verified });
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// It may open: its last good verification is not too long ago.
+    pub fn may_open(&self, limits: &Limits, now: Duration) -> bool {
+        limits.open.is_none_or(|limit| now.saturating_sub(self.verified) <= limit)
+    }
+
+    /// It may seal.
+    pub fn may_seal(&self, limits: &Limits, now: Duration) -> bool {
+        self.may_open(limits, now)
+            && limits.seal.is_none_or(|limit| now.saturating_sub(self.verified) <= limit)
     }
 }
 

@@ -35,6 +35,7 @@ pub mod verifier;
 pub mod http;
 pub mod keyring;
 pub mod keystore;
+pub mod pins;
 
 pub mod crypto;
 pub mod kes_client;

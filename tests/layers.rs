@@ -12,7 +12,7 @@ const LAYERS: &[(&[&str], u8)] = &[
     (&["app"], 6),
     (&["config"], 5),
     (&["gate", "kes", "verifier", "sse", "admin"], 4),
-    (&["keyring", "keystore", "http"], 3),
+    (&["keyring", "keystore", "http", "pins"], 3),
     (&["vault", "kes_client", "s3"], 2),
     (&["crypto", "tls", "store"], 2),
     (&["identity", "health", "metrics", "shutdown", "retry", "telemetry"], 1),

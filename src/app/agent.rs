@@ -5,10 +5,12 @@ use crate::{
     cause::Cause,
     clock,
     config::Settings,
+    gate,
     health::Guard,
     http,
     identity::ApiKey,
     kes::{self, policy::Policies, routes},
+    pins::Pins,
     s3,
     shutdown::{Drain, Ended, Tasks},
     sse,
@@ -25,6 +27,7 @@ use tokio::sync::watch;
 pub(super) struct Parts {
     settings: Settings,
     store: Arc<dyn KeyStore>,
+    pins: Pins,
     certificates: Certificates,
 }
 
@@ -51,11 +54,11 @@ impl Parts {
         run_dir
             .ensure(clock::unix(base.clock.wall()) as i64)
             .map_err(|error| Cause::RunDirUnusable.seen(error.to_string()))?;
-        let store = base.open(store, &settings.store)?;
+        let (store, pins) = base.open_pinned(store, &settings.store, &settings.pins)?;
         let help = "When a certificate ends";
         let not_after = base.registry.gauges("keswarden_tls_not_after_timestamp_seconds", help, &["usage"]);
         let not_after = not_after.with_label_values(&["server"]);
-        Ok(Self { settings, store, certificates: Certificates { run_dir, not_after } })
+        Ok(Self { settings, store, pins, certificates: Certificates { run_dir, not_after } })
     }
 
     /// Passes the gate and starts every part.
@@ -69,7 +72,7 @@ impl Parts {
     ) -> Result<(), Stopped> {
         let address = api.address;
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
-        let gate = self.settings.gate();
+        let gate = gate::Config { pins: self.pins.clone(), ..self.settings.gate() };
         let Some(passed) = drain.or(base.pass(&gate, &self.store, gate_guard)).await else { return Ok(()) };
         let (keyring, writer) = passed?;
         tasks.spawn("key store", async move {

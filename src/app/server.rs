@@ -7,6 +7,7 @@ use super::{Base, Stopped, notify};
 use crate::{
     cause::{Cause, Finding},
     config::{
+        PinSettings,
         kes_yaml::{KesYaml, Tls},
         server::ServerSettings,
     },
@@ -15,6 +16,7 @@ use crate::{
     http,
     kes::State,
     keyring::{Keyring, KeyringWriter},
+    pins::Pins,
     shutdown::{Drain, Ended, Hangups, Tasks},
     store::KeyStore,
     telemetry,
@@ -41,6 +43,7 @@ use tokio::{sync::watch, task::JoinSet};
 pub(super) struct Parts {
     settings: ServerSettings,
     store: Arc<dyn KeyStore>,
+    pins: Pins,
     tls: Arc<ServerConfig>,
     /// A test's own store, which no reload replaces.
     given: bool,
@@ -63,8 +66,8 @@ impl Parts {
     ) -> Result<Self, Stopped> {
         let tls = server_config(&settings.first)?;
         let given = store.is_some();
-        let store = base.open(store, &settings.first.store)?;
-        Ok(Self { settings, store, tls, given })
+        let (store, pins) = base.open_pinned(store, &settings.first.store, &settings.own.pins)?;
+        Ok(Self { settings, store, pins, tls, given })
     }
 
     /// Passes the gate and starts every part.
@@ -76,11 +79,11 @@ impl Parts {
         (gate_guard, api_guard): (Guard, Guard),
         mut drain: Drain,
     ) -> Result<(), Stopped> {
-        let Self { settings, store, tls, given } = self;
+        let Self { settings, store, pins, tls, given } = self;
         let ServerSettings { own, file, first, .. } = settings;
         let (address, describe) = (api.address, store.describe());
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
-        let gate = gate_config(&first, own.gate_timeout);
+        let gate = gate_config(&first, own.gate_timeout, pins.clone());
         let Some(passed) = drain.or(base.pass(&gate, &store, gate_guard)).await else { return Ok(()) };
         let (keyring, writer) = passed?;
         let since = base.now().to_string();
@@ -93,6 +96,8 @@ impl Parts {
         let configuration = Configuration {
             base: base.clone(),
             read: Box::new(move || file.read()),
+            pins,
+            pin_settings: own.pins,
             store_content: store_content(&first),
             now: first,
             store,
@@ -115,12 +120,14 @@ impl Parts {
 }
 
 /// Nobody but the file's own keys is demanded; what it names is made where there is no trace of it, as KES does.
-fn gate_config(file: &KesYaml, deadline: Option<Duration>) -> gate::Config {
+fn gate_config(file: &KesYaml, deadline: Option<Duration>, pins: Pins) -> gate::Config {
     gate::Config {
         keys: file.keys.clone(),
         create: Create::IfNew,
         maker: file.policies.admin.clone(),
         deadline,
+        pins,
+        exit_on_lost: false,
         kes: Arc::new(|| Ok(None)),
     }
 }
@@ -150,6 +157,8 @@ struct Configuration {
     read: Box<dyn Fn() -> Result<KesYaml, Vec<String>> + Send + Sync>,
     now: KesYaml,
     store: Arc<dyn KeyStore>,
+    pins: Pins,
+    pin_settings: PinSettings,
     /// What the key store in use was opened with, its files included.
     store_content: [u8; 32],
     given: bool,
@@ -251,18 +260,21 @@ impl Configuration {
         let mut keyring = self.publish.keyrings.borrow().clone();
         let mut work = None;
         if moved || next.keys != self.now.keys {
-            let store = match moved {
-                true => self.base.open(None, &next.store).map_err(Unchanged::NotYet)?,
-                false => self.store.clone(),
+            let (store, pins) = match moved {
+                true => {
+                    let opened = self.base.open_pinned(None, &next.store, &self.pin_settings);
+                    opened.map_err(Unchanged::NotYet)?
+                }
+                false => (self.store.clone(), self.pins.clone()),
             };
-            let gate = gate_config(&next, None);
+            let gate = gate_config(&next, None, pins.clone());
             let tried =
                 gate::attempt(&gate, store.clone(), &self.base.registry, self.base.clock.clone()).await;
             let (fresh, writer) = tried.map_err(Unchanged::NotYet)?;
             if moved {
                 keyring = fresh;
                 work = Some(at_work(store.clone(), writer));
-                self.store = store;
+                (self.store, self.pins) = (store, pins);
             }
         }
         for warning in &next.warnings {

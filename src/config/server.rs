@@ -1,9 +1,10 @@
 //! The settings of `keswarden server`: KES's own file, KES's flags over it, and ours for what KES does not know.
 
 use super::{
-    Inputs, Problems, kes_config,
+    Inputs, PinSettings, Problems, kes_config,
     kes_yaml::{self, KesYaml, Purpose},
     parse::Reader,
+    pin_settings,
 };
 use crate::{kes, telemetry, verifier};
 use std::{
@@ -52,6 +53,7 @@ pub struct Own {
     pub admin_address: SocketAddr,
     pub admin_demanded: bool,
     pub kes: kes::Config,
+    pub pins: PinSettings,
     pub verifier: verifier::Config,
     pub gate_timeout: Option<Duration>,
     pub drain_timeout: Duration,
@@ -64,6 +66,7 @@ pub fn own(inputs: Inputs) -> Result<Own, Refused> {
     let mut reader = Reader::new(inputs.environment);
     let admin = reader.parsed("KESWARDEN_ADMIN_ADDR");
     let log = reader.parsed("KESWARDEN_LOG");
+    let interval = reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300));
     let log_format = reader.parsed("KESWARDEN_LOG_FORMAT").unwrap_or_default();
     let own = Own {
         log: log.unwrap_or_default(),
@@ -71,10 +74,9 @@ pub fn own(inputs: Inputs) -> Result<Own, Refused> {
         log_format,
         admin_address: admin.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7374))),
         admin_demanded: admin.is_some(),
-        kes: kes_config(&mut reader, log_format),
-        verifier: verifier::Config {
-            interval: reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300)),
-        },
+        kes: kes_config(&mut reader, log_format, interval),
+        pins: pin_settings(&mut reader),
+        verifier: verifier::Config { interval },
         gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
         drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
         warnings: Vec::new(),

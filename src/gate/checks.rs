@@ -7,6 +7,7 @@ use crate::{
     kes_client,
     keyring::{Held, KeyringWriter},
     names::Name,
+    pins::{Mode, Verdict},
     store::{Error, KeyStore},
 };
 use std::{sync::Arc, time::Duration};
@@ -121,13 +122,33 @@ impl Checks<'_> {
     }
 
     async fn key(&self, name: &Name, writer: &KeyringWriter) -> Result<Arc<Held>, Finding> {
-        match writer.load(name).await {
+        let held = match writer.load(name).await {
             Err(Error::Missing(finding)) => match self.config.create {
-                Create::Never => Err(finding),
-                Create::IfNew => self.create(name, writer, finding).await,
+                Create::Never => return Err(self.was_pinned(name, finding).await?),
+                Create::IfNew => return self.create(name, writer, finding).await,
             },
-            result => result.map_err(|error| error.into_finding(|| unexpected(name))),
+            result => result.map_err(|error| error.into_finding(|| unexpected(name)))?,
+        };
+        match self.config.pins.judge(name, &held.fingerprint).await? {
+            Verdict::Pinned => {}
+            Verdict::Unpinned if self.config.pins.mode == Mode::Require => {
+                return Err(Cause::KeyUnpinned.seen(format!(
+                    "the key '{name}', fingerprint {}, has no pin, and KESWARDEN_PIN=require",
+                    held.fingerprint
+                )));
+            }
+            Verdict::Unpinned => {}
         }
+        Ok(held)
+    }
+
+    /// A key that is missing and has a pin was there: that is worse than one that never was.
+    async fn was_pinned(&self, name: &Name, missing: Finding) -> Result<Finding, Finding> {
+        Ok(match self.config.pins.of(name).await? {
+            None => missing,
+            Some(pinned) => Cause::KeyDestroyed
+                .seen(format!("{}, and there was one: its pinned fingerprint is {pinned}", missing.seen)),
+        })
     }
 
     async fn create(

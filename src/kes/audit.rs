@@ -130,8 +130,13 @@ impl Audit {
                 let level = if matches!(refusal, Refusal::NotReady(_)) { "WARN" } else { "ERROR" };
                 self.report(record, level, &format!("{}: {finding}", refusal.message()));
             }
-            Refusal::KeyLost => {
-                let words = "nothing is sealed with this key: the store no longer holds it";
+            Refusal::KeyLost | Refusal::Stale => {
+                let words = match refusal {
+                    Refusal::Stale => {
+                        "the key could not be verified for longer than KESWARDEN_STALE_OPEN_MAX or _SEAL_MAX allows"
+                    }
+                    _ => "nothing is sealed with this key: the store no longer holds it",
+                };
                 tracing::error!(req.path = record.path, "{words}");
                 self.report(record, "ERROR", words);
                 self.write(record, &format!("refused: {words}"));

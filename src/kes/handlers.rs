@@ -53,10 +53,10 @@ pub(super) async fn handle(
         Op::Describe => describe(state, name).await,
         Op::ListKeys => list_keys(state, name).await,
         Op::Delete => delete(parts, state, name).await,
-        Op::Generate => generate(state, route, name, request).await,
-        Op::Encrypt => encrypt(state, route, name, request).await,
-        Op::Decrypt => decrypt(state, route, name, request).await,
-        Op::Hmac => hmac(state, route, name, request).await,
+        Op::Generate => generate(parts, state, route, name, request).await,
+        Op::Encrypt => encrypt(parts, state, route, name, request).await,
+        Op::Decrypt => decrypt(parts, state, route, name, request).await,
+        Op::Hmac => hmac(parts, state, route, name, request).await,
         Op::DescribePolicy => describe_policy(policies, name, false),
         Op::ReadPolicy => describe_policy(policies, name, true),
         Op::ListPolicies => list(name, policies.policies.keys().map(String::as_str), "names"),
@@ -192,7 +192,13 @@ async fn delete(parts: &Parts, state: &State, name: &str) -> Answer {
     Ok(changed(Change::Deleted(name)))
 }
 
-async fn generate(state: &State, route: &Route, name: &str, request: &mut Request<Incoming>) -> Answer {
+async fn generate(
+    parts: &Parts,
+    state: &State,
+    route: &Route,
+    name: &str,
+    request: &mut Request<Incoming>,
+) -> Answer {
     let name = key_name(name)?;
     // No body at all is an empty context; a body that turns out to be empty is a client's mistake, and sealing for
     // "no context" then would make an object that nobody can read.
@@ -200,32 +206,50 @@ async fn generate(state: &State, route: &Route, name: &str, request: &mut Reques
         true => None,
         false => Some(members(route, request, messages::GENERATE).await?),
     };
-    let held = sealing(load(state, &name).await?)?;
+    let held = sealing(parts, load(state, &name).await?)?;
     let made = held.version.key.generate(members.as_ref().map_or(&[], |members| members.bytes("context")));
     Ok(json(bytes_object(&[("plaintext", &made.plaintext[..]), ("ciphertext", &made.ciphertext)])))
 }
 
-async fn encrypt(state: &State, route: &Route, name: &str, request: &mut Request<Incoming>) -> Answer {
+async fn encrypt(
+    parts: &Parts,
+    state: &State,
+    route: &Route,
+    name: &str,
+    request: &mut Request<Incoming>,
+) -> Answer {
     let name = key_name(name)?;
     let members = members(route, request, messages::ENCRYPT).await?;
-    let held = sealing(load(state, &name).await?)?;
+    let held = sealing(parts, load(state, &name).await?)?;
     let ciphertext = held.version.key.seal(members.bytes("plaintext"), members.bytes("context"));
     Ok(json(bytes_object(&[("ciphertext", &ciphertext)])))
 }
 
-async fn decrypt(state: &State, route: &Route, name: &str, request: &mut Request<Incoming>) -> Answer {
+async fn decrypt(
+    parts: &Parts,
+    state: &State,
+    route: &Route,
+    name: &str,
+    request: &mut Request<Incoming>,
+) -> Answer {
     let name = key_name(name)?;
     let members = members(route, request, messages::DECRYPT).await?;
-    let held = load(state, &name).await?;
+    let held = opening(parts, load(state, &name).await?)?;
     let opened = held.version.key.open(members.bytes("ciphertext"), members.bytes("context"));
     let plaintext = opened.map_err(|NotAuthentic| Refusal::NotAuthentic)?;
     Ok(json(bytes_object(&[("plaintext", &plaintext)])))
 }
 
-async fn hmac(state: &State, route: &Route, name: &str, request: &mut Request<Incoming>) -> Answer {
+async fn hmac(
+    parts: &Parts,
+    state: &State,
+    route: &Route,
+    name: &str,
+    request: &mut Request<Incoming>,
+) -> Answer {
     let name = key_name(name)?;
     let members = members(route, request, messages::HMAC).await?;
-    let held = load(state, &name).await?;
+    let held = opening(parts, load(state, &name).await?)?;
     let mac = held.version.key.hmac(members.bytes("message")).ok_or(Refusal::NoHmac)?;
     Ok(json(bytes_object(&[("hmac", &mac)])))
 }
@@ -238,9 +262,18 @@ async fn load(state: &State, name: &Name) -> Result<Arc<Held>, Refusal> {
     state.keyring.get(name).await.map_err(|error| Refusal::of(Doing::Read, error))
 }
 
-/// Nothing is sealed with a key that the store no longer holds: nobody could open it after a restart.
-fn sealing(held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
-    if held.lost { Err(Refusal::KeyLost) } else { Ok(held) }
+/// Nothing is sealed with a key that the store no longer holds: nobody could open it after a restart. Nor with one that
+/// could not be verified for too long.
+fn sealing(parts: &Parts, held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
+    match () {
+        () if held.lost && !parts.settings.seal_lost => Err(Refusal::KeyLost),
+        () if !held.may_seal(&parts.settings.limits, parts.clock.boot()) => Err(Refusal::Stale),
+        () => Ok(held),
+    }
+}
+
+fn opening(parts: &Parts, held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
+    if held.may_open(&parts.settings.limits, parts.clock.boot()) { Ok(held) } else { Err(Refusal::Stale) }
 }
 
 /// The body, as far as the route reads it: a value that is whole within the limit counts, whatever follows. Nothing when

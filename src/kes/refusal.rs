@@ -43,6 +43,8 @@ pub enum Refusal {
     },
     /// The store holds another key under this name: nothing may be sealed with the one at hand.
     KeyLost,
+    /// The key could not be verified for longer than the operator allows.
+    Stale,
     /// `/v1/ready`.
     NotReady(Finding),
 }
@@ -77,7 +79,7 @@ impl Refusal {
             Self::Algorithm(_) | Self::KeySize(_) => Code::NOT_ACCEPTABLE,
             Self::NoHmac => Code::CONFLICT,
             Self::NotReady(finding) if is_known_unreachable(finding) => Code::GATEWAY_TIMEOUT,
-            Self::Store { .. } | Self::KeyLost | Self::NotReady(_) => Code::BAD_GATEWAY,
+            Self::Store { .. } | Self::KeyLost | Self::Stale | Self::NotReady(_) => Code::BAD_GATEWAY,
             Self::NoCertificate
             | Self::TooManyCertificates
             | Self::KeyExists
@@ -112,7 +114,9 @@ impl Refusal {
             Self::KeySize(name) => format!("invalid key size for '{name}'"),
             Self::NoHmac => "key does not support HMAC".to_owned(),
             Self::Store { doing: Doing::Create, .. } => "failed to create key".to_owned(),
-            Self::Store { doing: Doing::Read, .. } | Self::KeyLost => "failed to read key".to_owned(),
+            Self::Store { doing: Doing::Read, .. } | Self::KeyLost | Self::Stale => {
+                "failed to read key".to_owned()
+            }
             Self::Store { doing: Doing::List, .. } => "failed to list keys".to_owned(),
             Self::Store { doing: Doing::Delete, .. } => "failed to delete key".to_owned(),
             Self::NotReady(finding) if is_known_unreachable(finding) => {

@@ -21,6 +21,8 @@ use zeroize::Zeroizing;
 /// Keys in a directory.
 pub struct FsStore {
     dir: PathBuf,
+    /// A directory that is not there is an empty one: it is made with the first file.
+    on_demand: bool,
 }
 
 /// A larger file is no key (KES reads as much).
@@ -30,7 +32,12 @@ const MAX_FILE: u64 = 1024 * 1024;
 
 impl FsStore {
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, on_demand: false }
+    }
+
+    /// The same for a directory that need not be there yet.
+    pub fn made_on_demand(self) -> Self {
+        Self { on_demand: true, ..self }
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Error {
@@ -47,7 +54,7 @@ impl FsStore {
         let read = File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
         match read {
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound && self.dir.is_dir() => {
+            Err(error) if error.kind() == ErrorKind::NotFound && (self.on_demand || self.dir.is_dir()) => {
                 return Err(Error::Missing(
                     Cause::KeyMissing
                         .seen(format!("there is no key file {}", path.display()))

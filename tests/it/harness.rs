@@ -117,6 +117,11 @@ impl App {
         Client::new(tls::client_config(trust, pair).unwrap(), http1, self.api)
     }
 
+    /// Says how it ended, by itself.
+    pub fn wait(mut self) -> Result<(), app::Stopped> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
     /// Drains, and says how it ended.
     pub fn stop(mut self) -> Result<(), app::Stopped> {
         self.trigger.drain();

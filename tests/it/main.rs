@@ -21,6 +21,7 @@ mod journey;
 mod kes_cli;
 mod kes_server;
 mod outage;
+mod pins;
 mod replay;
 mod server;
 mod settings;

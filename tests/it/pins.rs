@@ -1,0 +1,183 @@
+//! Pins: a key that is not the one that was pinned never passes the gate, and nothing else is made under its name.
+
+use crate::harness::{App, KEY, eventually, key_text};
+use keswarden::{app::Stopped, cause::Cause, crypto::key_version::KeyVersion, keystore::memory::MemoryStore};
+use std::{path::Path, sync::Arc};
+
+fn fingerprint(text: &str) -> String {
+    KeyVersion::parse(text.as_bytes()).unwrap().key.fingerprint()
+}
+
+fn store_with(text: &str) -> Arc<MemoryStore> {
+    let store = Arc::new(MemoryStore::new());
+    store.put(KEY, text);
+    store
+}
+
+/// The cause that the gate waits for.
+fn waits_for(app: &App, cause: Cause) {
+    eventually(cause.id(), || app.health("/status").1.contains(cause.id()).then_some(()));
+    assert_eq!(app.health("/readyz").0, 503);
+}
+
+#[test]
+fn another_key_than_the_pinned_one_waits_and_the_right_one_passes_by_itself() {
+    let (right, wrong) = (key_text(), key_text());
+    let store = store_with(&wrong);
+    let app = App::start(store.clone(), &[("KESWARDEN_PINS", &format!("{KEY}={}", fingerprint(&right)))]);
+    waits_for(&app, Cause::KeyReplaced);
+    let status = app.health("/status").1;
+    for shown in [&right, &wrong] {
+        assert!(status.contains(&fingerprint(shown)), "both fingerprints are told: {status}");
+    }
+    store.put(KEY, &right);
+    app.wait_ready();
+    assert_eq!(app.metric("keswarden_key_pinned{key=\"my-key\"}"), Some(1.0));
+}
+
+#[test]
+fn a_lost_key_ends_the_gate_with_65_where_that_is_wanted() {
+    let app = App::start(
+        store_with(&key_text()),
+        &[("KESWARDEN_PINS", "my-key=0123"), ("KESWARDEN_GATE_ON_LOST", "exit")],
+    );
+    let ended = app.wait().unwrap_err();
+    assert!(
+        matches!(&ended, Stopped::Gate(refused) if refused.finding.cause == Cause::KeyReplaced),
+        "{ended}"
+    );
+    assert_eq!(ended.exit_code(), 65);
+}
+
+#[test]
+fn a_first_key_is_pinned_as_it_is_made_and_no_other_is_made_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let pins = dir.path().join("pins").display().to_string();
+    let settings = [("KESWARDEN_PIN_DIR", pins.as_str()), ("KESWARDEN_KEY_CREATE", "if-new")];
+    let store = Arc::new(MemoryStore::new());
+    let app = App::start(store.clone(), &settings);
+    app.wait_ready();
+    let text = store.text(KEY).unwrap();
+    let pin: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(Path::new(&pins).join(KEY)).unwrap()).unwrap();
+    assert_eq!((&pin["pin"], &pin["fingerprint"]), (&1.into(), &fingerprint(&text).into()));
+    app.stop().unwrap();
+
+    // The disaster that pins are for: the key is gone without a trace, and the next start would make a new one.
+    store.remove(KEY);
+    let app = App::start(store.clone(), &settings);
+    waits_for(&app, Cause::KeyMissing);
+    assert_eq!(store.text(KEY), None, "no key is made under a name that is pinned");
+    drop(app);
+    let app = App::start(store.clone(), &[("KESWARDEN_PIN_DIR", pins.as_str())]);
+    waits_for(&app, Cause::KeyDestroyed);
+    store.put(KEY, &text);
+    app.wait_ready();
+}
+
+#[test]
+fn a_key_without_a_pin_does_not_pass_where_one_is_required() {
+    let dir = tempfile::tempdir().unwrap();
+    let pins = dir.path().display().to_string();
+    let text = key_text();
+    let settings = [("KESWARDEN_PIN_DIR", pins.as_str()), ("KESWARDEN_PIN", "require")];
+    let app = App::start(store_with(&text), &settings);
+    waits_for(&app, Cause::KeyUnpinned);
+    std::fs::write(
+        dir.path().join(KEY),
+        format!(
+            "{{\"pin\":1,\"fingerprint\":\"{}\",\"pinned_at\":\"\",\"of\":\"a later version\"}}",
+            fingerprint(&text)
+        ),
+    )
+    .unwrap();
+    app.wait_ready();
+}
+
+#[test]
+fn pins_that_disagree_or_cannot_be_read_stop_the_gate() {
+    let text = key_text();
+    for (pin, stated) in [
+        (
+            format!("{{\"pin\":1,\"fingerprint\":\"{}\",\"pinned_at\":\"\"}}", fingerprint(&text)),
+            "my-key=other",
+        ),
+        ("{\"pin\":2,\"fingerprint\":\"x\",\"pinned_at\":\"\"}".to_owned(), "another=x"),
+        ("no pin".to_owned(), "another=x"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(KEY), &pin).unwrap();
+        let pins = dir.path().display().to_string();
+        let settings = [("KESWARDEN_PIN_DIR", pins.as_str()), ("KESWARDEN_PINS", stated)];
+        let app = App::start(store_with(&text), &settings);
+        waits_for(&app, Cause::PinConflict);
+    }
+}
+
+#[test]
+fn a_name_in_use_never_gets_another_key() {
+    let app = App::serving(&[("KESWARDEN_VERIFY_INTERVAL", "50ms")]);
+    let minio = app.minio(false);
+    let (_, ciphertext) = minio.generate(KEY, "{}");
+    // Gone without a trace, as after a metadata delete: the store itself would take a new one now.
+    app.store.remove(KEY);
+    let create =
+        |client: &crate::harness::Client| client.call("POST", &format!("/v1/key/create/{KEY}"), None);
+    assert_eq!(create(&minio).body, "{\"message\":\"key already exists\"\n}");
+    assert_eq!(app.store.text(KEY), None);
+    app.store.put(KEY, "garbled");
+    eventually("the loss is seen", || {
+        (app.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}")? == 1.0).then_some(())
+    });
+    let refused = create(&minio);
+    assert_eq!((refused.status, refused.body.as_str()), (502, "{\"message\":\"failed to create key\"\n}"));
+    assert_eq!(minio.decrypt(KEY, &ciphertext, "{}").status, 200);
+}
+
+#[test]
+fn what_is_lost_seals_on_where_the_operator_says_so() {
+    let app = App::serving(&[("KESWARDEN_VERIFY_INTERVAL", "50ms"), ("KESWARDEN_ON_KEY_LOST", "serve")]);
+    let minio = app.minio(false);
+    minio.generate(KEY, "{}");
+    app.store.put(KEY, &key_text());
+    eventually("the change is seen", || {
+        (app.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}")? == 1.0).then_some(())
+    });
+    let (_, ciphertext) = minio.generate(KEY, "{}");
+    assert_eq!(minio.decrypt(KEY, &ciphertext, "{}").status, 200);
+}
+
+#[test]
+fn an_outage_is_served_through_for_as_long_as_the_limits_say() {
+    let seal = |minio: &crate::harness::Client| {
+        minio.call("POST", &format!("/v1/key/generate/{KEY}"), Some("{}")).status
+    };
+    let open = |minio: &crate::harness::Client, ciphertext: &str| minio.decrypt(KEY, ciphertext, "{}").status;
+    for (settings, opens) in [
+        (&[("KESWARDEN_STALE_SEAL_MAX", "1s")][..], 200),
+        (&[("KESWARDEN_STALE_SEAL_MAX", "1s"), ("KESWARDEN_STALE_OPEN_MAX", "1s")][..], 502),
+        (&[("KESWARDEN_OUTAGE", "closed")][..], 502),
+    ] {
+        let settings = [settings, &[("KESWARDEN_VERIFY_INTERVAL", "300ms")]].concat();
+        let app = App::serving(&settings);
+        let minio = app.minio(false);
+        let (_, ciphertext) = minio.generate(KEY, "{}");
+        app.store.fail(Some(Cause::VaultSealed.seen("Vault is sealed")));
+        assert_eq!((seal(&minio), open(&minio, &ciphertext)), (200, 200), "an outage begins gently");
+        eventually("sealing ends", || (seal(&minio) == 502).then_some(()));
+        eventually("opening goes on, or ends as well", || (open(&minio, &ciphertext) == opens).then_some(()));
+        app.store.fail(None);
+        eventually("all is well again", || (seal(&minio) == 200).then_some(()));
+        assert_eq!(open(&minio, &ciphertext), 200);
+    }
+    // Without a limit there is none.
+    let app =
+        App::serving(&[("KESWARDEN_STALE_SEAL_MAX", "unlimited"), ("KESWARDEN_VERIFY_INTERVAL", "50ms")]);
+    let minio = app.minio(false);
+    minio.generate(KEY, "{}");
+    app.store.fail(Some(Cause::VaultSealed.seen("Vault is sealed")));
+    eventually("verifications fail", || {
+        (app.metric("keswarden_key_verifications_total{outcome=\"failed\"}")? > 2.0).then_some(())
+    });
+    assert_eq!(seal(&minio), 200);
+}
