@@ -27,3 +27,4 @@ mod server;
 mod settings;
 mod table;
 mod vault_faults;
+mod wrong_key;

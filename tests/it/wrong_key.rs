@@ -1,0 +1,182 @@
+//! Attacks on a tenant's key, on real OpenBao: deleted, replaced, looked for elsewhere, rolled back. No key is ever made or
+//! taken in its place, the cause is right, and with the right bytes back everything reads.
+
+use crate::{
+    harness::KEY,
+    kes_server::Kes,
+    peers::{Agent, Bao, SOON, policy},
+};
+use keswarden::tls::{self, Pair, trust::Trust};
+use std::{fs, path::Path};
+use tempfile::TempDir;
+
+/// Rounds of each attack; KESWARDEN_TEST_ROUNDS=25 and more by hand.
+fn rounds() -> usize {
+    std::env::var("KESWARDEN_TEST_ROUNDS").map_or(2, |rounds| rounds.parse().expect("must be a number"))
+}
+
+struct Tenant {
+    version: u8,
+    bao: Bao,
+    agent: Agent,
+    /// What is stored under the key's name.
+    key: String,
+    sealed: String,
+    _pins: TempDir,
+}
+
+// === impl Tenant ===
+
+impl Tenant {
+    /// An agent that made its key at its first start, as a fresh tenant's may, and would again if it were let.
+    fn new(version: u8) -> Self {
+        let bao = Bao::unsealed();
+        bao.setup_kv(version, "kv");
+        bao.setup_kv(2, "pins");
+        let pins = "\npath \"pins/data/keswarden/*\" { capabilities = [\"create\", \"read\"] }\n\
+                    path \"pins/metadata/keswarden/*\" { capabilities = [\"read\"] }\n";
+        let (role_id, secret_id) = bao.setup_approle(&(policy(version) + pins));
+        let dir = tempfile::tempdir().unwrap();
+        let agent = Agent::new(
+            "attacked",
+            &[
+                ("KESWARDEN_VAULT_ADDR", bao.addr()),
+                ("KESWARDEN_VAULT_CACERT", bao.ca_path().to_string_lossy().into_owned()),
+                ("KESWARDEN_VAULT_ROLE_ID", role_id),
+                ("KESWARDEN_VAULT_SECRET_ID", secret_id),
+                ("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()),
+                ("KESWARDEN_KEY_NAME", KEY.to_owned()),
+                ("KESWARDEN_KEY_CREATE", "if-new".to_owned()),
+                ("KESWARDEN_PIN_KV", "pins/keswarden".to_owned()),
+                ("KESWARDEN_PIN_DIR", dir.path().to_string_lossy().into_owned()),
+                ("KESWARDEN_VERIFY_INTERVAL", "200ms".to_owned()),
+            ],
+        );
+        let mut tenant = Self { version, bao, agent, key: String::new(), sealed: String::new(), _pins: dir };
+        tenant.agent.run();
+        tenant.agent.ready();
+        tenant.key = tenant.stored().expect("the first key must be stored");
+        tenant.sealed = tenant.client().generate(KEY, "{}").1;
+        tenant
+    }
+
+    fn client(&self) -> crate::harness::Client {
+        let file = |name: &str| self.agent.run_dir().join(name);
+        let pair = Pair::read(&file("client.crt"), &file("client.key")).unwrap();
+        let config = tls::client_config(Trust::only(&file("ca.crt")).unwrap(), Some(pair)).unwrap();
+        crate::harness::Client::new(
+            config,
+            false,
+            format!("127.0.0.1:{}", self.agent.kes_port()).parse().unwrap(),
+        )
+    }
+
+    /// What is stored under the key's name, whatever it is.
+    fn stored(&self) -> Option<String> {
+        let output = self.bao.cli(&["kv", "get", "-mount=kv", &format!("-field={KEY}"), "minio/my-key"]);
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn put(&self, key: &str) {
+        let mut arguments = vec!["kv", "put"];
+        if self.version == 2 {
+            arguments.push("-cas=0");
+        }
+        self.bao.ok(&[&arguments[..], &["-mount=kv", "minio/my-key", "my-key=-"]].concat(), key);
+    }
+
+    /// Every trace of the key goes from where the keys are.
+    fn delete(&self) {
+        let what: &[&str] = if self.version == 2 { &["kv", "metadata", "delete"] } else { &["kv", "delete"] };
+        self.bao.ok(&[what, &["-mount=kv", "minio/my-key"]].concat(), "");
+    }
+
+    fn opens_what_it_sealed(&self) {
+        assert_eq!(self.client().decrypt(KEY, &self.sealed, "{}").status, 200);
+    }
+
+    /// The agent starts anew, waits for this cause, and takes nothing in the key's place.
+    fn starts_anew_and_waits(&mut self, cause: &str) {
+        self.agent.kill();
+        self.agent.run();
+        let before = self.stored();
+        self.agent.process().says(SOON, cause);
+        assert_eq!(self.agent.process().ended(), None);
+        assert_eq!(self.stored(), before, "nothing is written");
+    }
+
+    fn recovers(&mut self) {
+        self.agent.ready();
+        self.opens_what_it_sealed();
+        assert_eq!(self.stored().as_deref(), Some(self.key.as_str()));
+    }
+}
+
+fn under_attack(version: u8) {
+    let mut tenant = Tenant::new(version);
+    let another = crate::harness::key_text();
+    for round in 0..rounds() {
+        println!("K/V v{version}, round {round}");
+        tenant.delete();
+        tenant.opens_what_it_sealed();
+        let create = tenant.client().call("POST", "/v1/key/create/my-key", None);
+        assert_ne!(create.status, 200, "no other key is made under the name of one in use");
+        assert_eq!(tenant.stored(), None);
+        tenant.starts_anew_and_waits("has a trace of it, so it is not made anew");
+        tenant.put(&tenant.key);
+        tenant.recovers();
+
+        tenant.delete();
+        tenant.put(&another);
+        tenant.agent.process().says(SOON, "sealing with the key has stopped");
+        tenant.opens_what_it_sealed();
+        let seal = tenant.client().call("POST", "/v1/key/generate/my-key", Some("{}"));
+        assert_eq!((seal.status, seal.body.as_str()), (502, "{\"message\":\"failed to read key\"\n}"));
+        tenant.starts_anew_and_waits("key_replaced");
+        tenant.delete();
+        tenant.put(&tenant.key);
+        tenant.recovers();
+
+        tenant.agent.set("KESWARDEN_VAULT_KV_PREFIX", "minio/elsewhere");
+        tenant.starts_anew_and_waits("has a trace of it, so it is not made anew");
+        tenant.agent.set("KESWARDEN_VAULT_KV_PREFIX", "minio");
+        tenant.agent.kill();
+        tenant.agent.run();
+        tenant.recovers();
+    }
+    if version == 2 {
+        rolled_back(tenant);
+    }
+}
+
+/// A snapshot from before the key was made takes key and pin alike out of Vault: the other pins still know.
+fn rolled_back(mut tenant: Tenant) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let with_key = file("with-key");
+    tenant.bao.ok(&["operator", "raft", "snapshot", "save", &with_key], "");
+    tenant.delete();
+    tenant.bao.ok(&["kv", "metadata", "delete", "-mount=pins", "keswarden/my-key"], "");
+    let without = file("without");
+    tenant.bao.ok(&["operator", "raft", "snapshot", "save", &without], "");
+    tenant.put(&tenant.key);
+    restore(&tenant.bao, &without);
+    tenant.starts_anew_and_waits("has a trace of it, so it is not made anew");
+    restore(&tenant.bao, &with_key);
+    tenant.recovers();
+}
+
+fn restore(bao: &Bao, snapshot: &str) {
+    assert!(fs::metadata(Path::new(snapshot)).is_ok_and(|file| file.len() > 0));
+    bao.ok(&["operator", "raft", "snapshot", "restore", "-force", snapshot], "");
+}
+
+#[test]
+fn a_tenant_on_kv_version_1_under_attack() {
+    under_attack(1);
+}
+
+#[test]
+fn a_tenant_on_kv_version_2_under_attack() {
+    under_attack(2);
+}
