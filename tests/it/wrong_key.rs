@@ -3,7 +3,6 @@
 
 use crate::{
     harness::KEY,
-    kes_server::Kes,
     peers::{Agent, Bao, SOON, policy},
 };
 use keswarden::tls::{self, Pair, trust::Trust};
