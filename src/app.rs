@@ -107,7 +107,9 @@ pub async fn init(settings: Settings, deps: Deps) -> Result<(), Stopped> {
     }
     let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
     let guard = base.health.until("gate");
-    let gate = gate::Config { pins, ..settings.gate() };
+    let copy = settings.offline.clone();
+    let copy = copy.map(|config| Arc::new(crate::offline::SealedCopy::new(config, base.clock.clone())));
+    let gate = gate::Config { pins, copy, ..settings.gate() };
     base.pass(&gate, &store, guard).await?;
     Ok(())
 }

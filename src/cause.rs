@@ -80,6 +80,8 @@ causes! {
     KeyReplaced = "key_replaced", Data, "restore the former key: what it sealed opens with nothing else";
     KeyUnpinned = "key_unpinned", Data, "pin the key once you know that it is the right one: `keswarden key pin NAME`";
     KeyMixed = "key_mixed", Data, "do not start MinIO: some objects are sealed with another key of this name; find that key, and keep both";
+    CopyUnusable = "sealed_copy_unusable", Data, "check KESWARDEN_OFFLINE_KEY_FILE and KESWARDEN_TENANT; a copy that was changed is of no use: remove it";
+    CopyExpired = "sealed_copy_expired", Unavailable, "bring Vault back: a copy counts for KESWARDEN_OFFLINE_MAX only";
     PinConflict = "pin_conflict", Data, "find out which pin is right before anything is started; remove the other one";
     KeyTransitUnset = "key_transit_unset", Settings, "set KESWARDEN_VAULT_TRANSIT_KEY: the key is wrapped by Vault's transit engine";
     KeyTestFailed = "key_test_failed", Data, "report this: a key that parses must seal and open";

@@ -19,7 +19,7 @@ mod status;
 use crate::{
     app::{self, Deps, Stopped},
     config::{self, Inputs, Settings},
-    exit,
+    exit, memory,
     shutdown::{Hangups, Signals},
     telemetry, version,
 };
@@ -205,6 +205,7 @@ async fn serve(build: impl FnOnce() -> Result<app::Bound, Stopped>, bound: impl 
         Ok(listening) => listening,
         Err(error) => return cannot_listen(&error),
     };
+    memory::protect().say();
     let app = match build() {
         Ok(app) => app,
         Err(stopped) => return code_of(Err(stopped)),

@@ -16,7 +16,7 @@ use crate::{
     keyring::Limits,
     keystore,
     names::Name,
-    pins,
+    offline, pins,
     s3::Sse,
     secret::Secret,
     sse, telemetry, tls,
@@ -51,6 +51,7 @@ pub struct Settings {
     pub verifier: verifier::Config,
     pub minio: Minio,
     pub pins: PinSettings,
+    pub offline: Option<offline::Config>,
     pub exit_on_lost: bool,
     pub drain_timeout: Duration,
     /// Loud, not fatal: what is probably a mistake.
@@ -148,6 +149,7 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
         verifier: verifier::Config { interval },
         minio: minio(&mut reader, minio_env, &key),
         pins: pin_settings(&mut reader),
+        offline: offline_settings(&mut reader),
         exit_on_lost: one_of(&mut reader, "KESWARDEN_GATE_ON_LOST", ["wait", "exit"]) == "exit",
         drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
         key: key.unwrap_or_else(|| Name::parse("unset").expect("a constant name must be valid")),
@@ -182,6 +184,23 @@ fn limits(reader: &mut Reader, interval: Duration) -> Limits {
     Limits {
         open: limit("KESWARDEN_STALE_OPEN_MAX", None),
         seal: limit("KESWARDEN_STALE_SEAL_MAX", Some(Duration::from_secs(72 * 3600))),
+    }
+}
+
+fn offline_settings(reader: &mut Reader) -> Option<offline::Config> {
+    let max_age = reader.interval("KESWARDEN_OFFLINE_MAX", Duration::from_secs(72 * 3600));
+    let tenant = reader.plain("KESWARDEN_TENANT").unwrap_or_default();
+    match (reader.path("KESWARDEN_OFFLINE_DIR"), reader.path("KESWARDEN_OFFLINE_KEY_FILE")) {
+        (Some(dir), Some(wrapping_key)) => Some(offline::Config { dir, wrapping_key, max_age, tenant }),
+        (None, None) => None,
+        (Some(_), None) => reader.refuse(
+            "KESWARDEN_OFFLINE_KEY_FILE",
+            "is not set, but KESWARDEN_OFFLINE_DIR is: sealed with what?",
+        ),
+        (None, Some(_)) => reader.refuse(
+            "KESWARDEN_OFFLINE_DIR",
+            "is not set, but KESWARDEN_OFFLINE_KEY_FILE is: where is the copy?",
+        ),
     }
 }
 
@@ -414,6 +433,7 @@ impl Settings {
             maker: "keswarden".to_owned(),
             pins: crate::pins::Pins::off(),
             exit_on_lost: self.exit_on_lost,
+            copy: None,
             deadline: self.gate_timeout,
             kes: Arc::new(move || -> Result<Option<kes_client::Config>, _> { env.kes(&ours, timeout) }),
         }

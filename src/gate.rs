@@ -13,6 +13,7 @@ use crate::{
     keyring::{self, Keyring, KeyringWriter},
     metrics::{Registry, States},
     names::Name,
+    offline::SealedCopy,
     pins::{self, Pins},
     store::KeyStore,
 };
@@ -27,6 +28,8 @@ pub struct Config {
     pub keys: Vec<Name>,
     pub create: Create,
     pub pins: Pins,
+    /// What may stand in for a Vault that is away.
+    pub copy: Option<Arc<SealedCopy>>,
     /// End when a key is lost, rather than wait for it to come back.
     pub exit_on_lost: bool,
     /// Who makes them, for the keys' own record.

@@ -125,6 +125,11 @@ impl Keyring {
         self.snapshot.borrow().get(name).cloned()
     }
 
+    /// Every key at hand.
+    pub fn all(&self) -> Vec<(Name, Arc<Held>)> {
+        self.snapshot.borrow().iter().map(|(name, held)| (name.clone(), held.clone())).collect()
+    }
+
     /// Makes a whole new key. Never under the name of one that is at hand, whatever the store says of it: what that one
     /// sealed, the new one would not open.
     pub async fn create(&self, name: &Name, by: &str, now: Timestamp) -> Result<(), Error> {
@@ -213,6 +218,12 @@ impl KeyringWriter {
         let held = self.worker.load(name).await?;
         self.hold(name, held.clone());
         Ok(held)
+    }
+
+    /// Holds a key of the sealed copy, as it was when it was sealed.
+    pub fn hold_copy(&self, name: &Name, version: Arc<KeyVersion>, verified: Duration) {
+        let fingerprint = version.key.fingerprint();
+        self.hold(name, Arc::new(Held { version, fingerprint, lost: false, verified }));
     }
 
     /// Makes a whole new key and holds it.

@@ -35,6 +35,7 @@ pub mod verifier;
 pub mod http;
 pub mod keyring;
 pub mod keystore;
+pub mod offline;
 pub mod pins;
 
 pub mod crypto;
@@ -46,6 +47,7 @@ pub mod vault;
 
 pub mod health;
 pub mod identity;
+pub mod memory;
 pub mod metrics;
 pub mod retry;
 pub mod shutdown;

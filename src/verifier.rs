@@ -4,14 +4,16 @@
 
 use crate::{
     cause::Cause,
+    clock::Clock,
     health::Health,
     keyring::{Keyring, Verified, is_lost},
     metrics::Registry,
+    offline::SealedCopy,
     retry::Backoff,
     shutdown::{Drain, Ended},
 };
-use prometheus::IntCounterVec;
-use std::{collections::BTreeMap, time::Duration};
+use prometheus::{Gauge, IntCounterVec};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// How often.
@@ -26,6 +28,9 @@ pub struct Verifier {
     /// The one in use now.
     keyring: watch::Receiver<Keyring>,
     health: Health,
+    /// Sealed anew after every good verification.
+    copy: Option<(Arc<SealedCopy>, String)>,
+    sealed: Gauge,
     runs: IntCounterVec,
     /// What is wrong with which key, as last logged.
     known: BTreeMap<String, Cause>,
@@ -48,12 +53,33 @@ impl Verifier {
         for outcome in ["ok", "failed", "changed"] {
             runs.with_label_values(&[outcome]);
         }
-        Self { config, keyring, health, runs, known: BTreeMap::new() }
+        let sealed = registry.gauge(
+            "keswarden_sealed_copy_timestamp_seconds",
+            "When the sealed copy was last written; 0 when never",
+        );
+        Self { config, keyring, health, copy: None, sealed, runs, known: BTreeMap::new() }
     }
 
-    pub async fn run(mut self, mut drain: Drain) -> Ended {
+    /// The same with a sealed copy, of keys that are from `origin`.
+    pub fn with_copy(self, copy: Option<Arc<SealedCopy>>, origin: String) -> Self {
+        Self { copy: copy.map(|copy| (copy, origin)), ..self }
+    }
+
+    fn seal_copy(&self, keyring: &Keyring, clock: &Clock) {
+        let Some((copy, origin)) = &self.copy else { return };
+        let keys = keyring.all();
+        match copy.save(keys.iter().map(|(name, held)| (name, &**held)), origin) {
+            Ok(()) => self.sealed.set(clock.unix_seconds()),
+            Err(finding) => {
+                tracing::error!(cause = finding.cause.id(), "the sealed copy was not written: {finding}");
+            }
+        }
+    }
+
+    pub async fn run(mut self, clock: Clock, mut drain: Drain) -> Ended {
         let mut retry = Backoff::new(self.config.interval.min(Duration::from_secs(1)), self.config.interval);
-        let mut delay = self.config.interval;
+        // The first look is at once where there is a copy to be written, and a Vault to be waited for.
+        let mut delay = if self.copy.is_some() { Duration::ZERO } else { self.config.interval };
         loop {
             if drain.or(tokio::time::sleep(delay)).await.is_none() {
                 return Ended::Drained;
@@ -61,6 +87,9 @@ impl Verifier {
             let keyring = self.keyring.borrow_and_update().clone();
             let Some(results) = drain.or(keyring.verify()).await else { return Ended::Drained };
             let good = results.iter().all(|verified| verified.result.is_ok());
+            if good {
+                self.seal_copy(&keyring, &clock);
+            }
             self.report(&results);
             // An outage is looked at more often, so that its end is seen soon.
             delay = if good { self.config.interval } else { retry.next_delay().min(self.config.interval) };

@@ -12,10 +12,10 @@ const LAYERS: &[(&[&str], u8)] = &[
     (&["app"], 6),
     (&["config"], 5),
     (&["gate", "kes", "verifier", "sse", "admin"], 4),
-    (&["keyring", "keystore", "http", "pins"], 3),
+    (&["keyring", "keystore", "http", "pins", "offline"], 3),
     (&["vault", "kes_client", "s3"], 2),
     (&["crypto", "tls", "store"], 2),
-    (&["identity", "health", "metrics", "shutdown", "retry", "telemetry"], 1),
+    (&["identity", "health", "metrics", "shutdown", "retry", "telemetry", "memory"], 1),
     (&["cause", "secret", "names", "clock", "exit", "version", "go_json"], 0),
 ];
 
@@ -25,6 +25,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("vault", "tls"),
     ("kes_client", "tls"),
     ("s3", "tls"),
+    // The sealed copy is of what the keyring holds.
+    ("offline", "keyring"),
     // The bottom row: a cause ends in an exit code.
     ("cause", "exit"),
 ];

@@ -10,6 +10,7 @@ use crate::{
     http,
     identity::ApiKey,
     kes::{self, policy::Policies, routes},
+    offline::SealedCopy,
     pins::Pins,
     s3,
     shutdown::{Drain, Ended, Tasks},
@@ -72,7 +73,9 @@ impl Parts {
     ) -> Result<(), Stopped> {
         let address = api.address;
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
-        let gate = gate::Config { pins: self.pins.clone(), ..self.settings.gate() };
+        let copy = self.settings.offline.clone();
+        let copy = copy.map(|config| Arc::new(SealedCopy::new(config, base.clock.clone())));
+        let gate = gate::Config { pins: self.pins.clone(), copy: copy.clone(), ..self.settings.gate() };
         let Some(passed) = drain.or(base.pass(&gate, &self.store, gate_guard)).await else { return Ok(()) };
         let (keyring, writer) = passed?;
         tasks.spawn("key store", async move {
@@ -103,7 +106,8 @@ impl Parts {
             &base.registry,
             base.health.clone(),
         );
-        tasks.spawn("verifier", verifier.run(drain.clone()));
+        let verifier = verifier.with_copy(copy, self.store.describe());
+        tasks.spawn("verifier", verifier.run(base.clock.clone(), drain.clone()));
         if let Some(enforcer) = self.enforcer(base) {
             tasks.spawn("bucket defaults", enforcer.run(drain.clone()));
         }

@@ -92,7 +92,7 @@ impl Parts {
         let (keyrings, keyring) = watch::channel(keyring);
         let listening = base.spawn_api(tasks, api, own.kes, state_receiver, tls, drain.clone());
         let verifier = verifier::Verifier::new(own.verifier, keyring, &base.registry, base.health.clone());
-        tasks.spawn("verifier", verifier.run(drain.clone()));
+        tasks.spawn("verifier", verifier.run(base.clock.clone(), drain.clone()));
         let configuration = Configuration {
             base: base.clone(),
             read: Box::new(move || file.read()),
@@ -128,6 +128,7 @@ fn gate_config(file: &KesYaml, deadline: Option<Duration>, pins: Pins) -> gate::
         deadline,
         pins,
         exit_on_lost: false,
+        copy: None,
         kes: Arc::new(|| Ok(None)),
     }
 }

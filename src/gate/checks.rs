@@ -7,6 +7,7 @@ use crate::{
     kes_client,
     keyring::{Held, KeyringWriter},
     names::Name,
+    offline::{self, Opened},
     pins::{Mode, Verdict},
     store::{Error, KeyStore},
 };
@@ -85,12 +86,10 @@ impl Checks<'_> {
             cause.seen(format!("{what} did not answer everything within {}", clock::human(bound)))
         };
         let store_and_keys = async {
-            let store = self.store().await;
-            let keys = match store {
-                Ok(_) => Some(self.keys(writer).await),
-                Err(_) => None,
-            };
-            (store, keys)
+            match self.store().await {
+                Ok(store) => (Ok(store), Some(self.keys(writer).await)),
+                Err(finding) => self.without_store(writer, finding).await,
+            }
         };
         let (store_and_keys, kes) = tokio::join!(
             tokio::time::timeout(bound, store_and_keys),
@@ -109,6 +108,50 @@ impl Checks<'_> {
     /// Reachable, unsealed, logged in, and the place of the keys is there.
     async fn store(&self) -> Result<String, Finding> {
         self.store.ready().await.map(|()| self.store.describe())
+    }
+
+    /// The store is away: a sealed copy may stand in for it, when it is there and counts.
+    async fn without_store(
+        &self,
+        writer: &KeyringWriter,
+        finding: Finding,
+    ) -> (Result<String, Finding>, Option<Result<String, Finding>>) {
+        let Some(copy) = self.config.copy.as_ref().filter(|_| offline::stands_in_for(finding.cause)) else {
+            return (Err(finding), None);
+        };
+        let opened = match copy.open() {
+            Ok(opened) => opened,
+            Err(useless) => {
+                let seen = format!("{}; and {}: {}", finding.seen, useless.cause, useless.seen);
+                return (Err(Finding { seen, ..finding }), None);
+            }
+        };
+        let age = clock::human(opened.age);
+        let seen = format!("on the sealed copy of {}, {age} old: {}", opened.origin, finding.seen);
+        let keys = self.keys_of_copy(writer, opened).await;
+        if keys.is_ok() {
+            tracing::warn!(cause = finding.cause.id(), "starting on the sealed copy, {age} old: {finding}");
+        }
+        (Ok(seen), Some(keys))
+    }
+
+    /// Every key of the copy is held as of when it was sealed; the demanded ones must be among them, and pinned or not
+    /// known to be otherwise.
+    async fn keys_of_copy(&self, writer: &KeyringWriter, opened: Opened) -> Result<String, Finding> {
+        let verified = self.clock.boot().saturating_sub(opened.age);
+        for (name, version) in &opened.keys {
+            let fingerprint = version.key.fingerprint();
+            match self.config.pins.judge(name, &fingerprint).await {
+                Err(finding) if !offline::stands_in_for(finding.cause) => return Err(finding),
+                _ => writer.hold_copy(name, version.clone(), verified),
+            }
+        }
+        for name in &self.config.keys {
+            if !opened.keys.iter().any(|(held, _)| held == name) {
+                return Err(Cause::KeyMissing.seen(format!("the sealed copy has no key '{name}'")));
+            }
+        }
+        Ok(format!("{} keys of the sealed copy", opened.keys.len()))
     }
 
     /// Every key is there, can be parsed, and opens what it seals.

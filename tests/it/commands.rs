@@ -150,3 +150,24 @@ fn dev_serves_prints_what_minio_needs_and_a_second_start_has_the_same_keys() {
     );
     drain(third);
 }
+
+#[test]
+fn memory_is_neither_dumped_nor_attached_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (api, admin) = (closed_port(), closed_port());
+    let agent = dev(dir.path().to_str().unwrap(), api, admin);
+    eventually("it is ready", || (health(admin).status.code() == Some(0)).then_some(()));
+    let proc = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", agent.0.id())).unwrap();
+    let limits = proc("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    let locked = limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap();
+    let status = proc("status");
+    let in_memory = status.lines().find(|line| line.starts_with("VmLck:")).unwrap();
+    let is_locked = !in_memory.trim_end().ends_with(" 0 kB");
+    assert_eq!(
+        is_locked,
+        locked.contains("unlimited"),
+        "all of it where that is allowed, or none: {in_memory}, {locked}"
+    );
+}

@@ -20,6 +20,7 @@ mod harness;
 mod journey;
 mod kes_cli;
 mod kes_server;
+mod offline;
 mod outage;
 mod pins;
 mod replay;

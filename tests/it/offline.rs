@@ -1,0 +1,145 @@
+//! The sealed copy: an agent starts while its store is away, for as long as that was allowed, and with nobody else's copy.
+
+use crate::harness::{App, KEY, eventually, key_text};
+use keswarden::{cause::Cause, keystore::memory::MemoryStore};
+use std::{fs, path::Path, sync::Arc};
+use tempfile::TempDir;
+
+struct Copy {
+    dir: TempDir,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Copy {
+    fn new(max: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let wrapping = dir.path().join("wrapping.key");
+        fs::write(&wrapping, "0123456789abcdef0123456789abcdef\n").unwrap();
+        let settings = vec![
+            ("KESWARDEN_OFFLINE_DIR", dir.path().join("copy").display().to_string()),
+            ("KESWARDEN_OFFLINE_KEY_FILE", wrapping.display().to_string()),
+            ("KESWARDEN_OFFLINE_MAX", max.to_owned()),
+            ("KESWARDEN_VERIFY_INTERVAL", "200ms".to_owned()),
+        ];
+        Self { dir, settings }
+    }
+
+    fn settings(&self) -> Vec<(&str, &str)> {
+        self.settings.iter().map(|(name, value)| (*name, value.as_str())).collect()
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.dir.path().join("copy/keys.sealed")
+    }
+
+    /// An app that has left a copy: its store, and what it sealed with two keys.
+    fn left(&self) -> (Arc<MemoryStore>, [String; 2]) {
+        let store = Arc::new(MemoryStore::new());
+        store.put(KEY, &key_text());
+        store.put("bucket-key", &key_text());
+        let app = App::start(store.clone(), &self.settings());
+        app.wait_ready();
+        let minio = app.minio(false);
+        let sealed = [KEY, "bucket-key"].map(|key| minio.generate(key, "{}").1);
+        fs::remove_file(self.file()).ok();
+        eventually("the copy is written, with both keys", || self.file().exists().then_some(()));
+        app.stop().unwrap();
+        (store, sealed)
+    }
+}
+
+fn away(store: &MemoryStore, cause: Cause) {
+    store.fail(Some(cause.seen("as the test says")));
+}
+
+/// The gate waits, and says this.
+fn waits(app: &App, says: &str) {
+    eventually(says, || app.health("/status").1.contains(says).then_some(()));
+    assert_eq!(app.health("/readyz").0, 503);
+}
+
+#[test]
+fn a_start_while_vault_is_away_opens_what_was_sealed_before() {
+    let copy = Copy::new("1h");
+    let (store, sealed) = copy.left();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(copy.file()).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    for cause in [
+        Cause::VaultSealed,
+        Cause::VaultUnreachableRefused,
+        Cause::VaultUnreachableTimeout,
+        Cause::VaultUnhealthy,
+    ] {
+        away(&store, cause);
+        let app = App::start(store.clone(), &copy.settings());
+        app.wait_ready();
+        let minio = app.minio(false);
+        for (key, sealed) in [KEY, "bucket-key"].iter().zip(&sealed) {
+            assert_eq!(minio.decrypt(key, sealed, "{}").status, 200, "{key}");
+        }
+        minio.generate(KEY, "{}");
+        store.fail(None);
+        eventually("Vault is back, and the key is verified", || {
+            (app.metric("keswarden_key_verifications_total{outcome=\"ok\"}")? > 0.0).then_some(())
+        });
+    }
+}
+
+#[test]
+fn it_stands_in_for_an_absent_vault_only() {
+    let copy = Copy::new("1h");
+    let (store, _) = copy.left();
+    for cause in [Cause::VaultTlsUnknownCa, Cause::LoginRefused, Cause::PolicyMissing, Cause::MountMissing] {
+        away(&store, cause);
+        waits(&App::start(store.clone(), &copy.settings()), cause.id());
+    }
+    // Vault answers, and says that the key is gone: no copy is asked then.
+    store.fail(None);
+    store.remove(KEY);
+    waits(&App::start(store.clone(), &copy.settings()), "key_missing");
+}
+
+#[test]
+fn what_is_old_changed_or_not_ours_is_refused_and_says_why() {
+    let copy = Copy::new("1h");
+    let (store, _) = copy.left();
+    away(&store, Cause::VaultSealed);
+    let whole = fs::read(copy.file()).unwrap();
+    let starts = |settings: &[(&str, &str)], says: &str| {
+        waits(&App::start(store.clone(), settings), says);
+    };
+    for at in [0, 30, 60, whole.len() / 2, whole.len() - 1] {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        fs::write(copy.file(), changed).unwrap();
+        starts(&copy.settings(), "sealed_copy_unusable");
+    }
+    fs::write(copy.file(), &whole[..whole.len() / 2]).unwrap();
+    starts(&copy.settings(), "sealed_copy_unusable");
+    fs::write(copy.file(), &whole).unwrap();
+    starts(&[&copy.settings()[..], &[("KESWARDEN_TENANT", "another")]].concat(), "sealed_copy_unusable");
+    fs::write(copy.dir.path().join("wrapping.key"), "another wrapping key, as long as the first").unwrap();
+    starts(&copy.settings(), "sealed_copy_unusable");
+    starts(&[("KESWARDEN_VERIFY_INTERVAL", "200ms")], "vault_sealed");
+}
+
+#[test]
+fn it_ends_when_it_was_to_end() {
+    let copy = Copy::new("1s");
+    let (store, _) = copy.left();
+    away(&store, Cause::VaultSealed);
+    let sealed = fs::metadata(copy.file()).unwrap().modified().unwrap();
+    eventually("it is older than a second", || (sealed.elapsed().unwrap().as_millis() > 2500).then_some(()));
+    waits(&App::start(store, &copy.settings()), "sealed_copy_expired");
+}
+
+#[test]
+fn neither_the_keys_nor_their_names_are_readable_in_it() {
+    let copy = Copy::new("1h");
+    let (store, _) = copy.left();
+    let bytes = fs::read(copy.file()).unwrap();
+    let holds = |needle: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
+    let text = store.text(KEY).unwrap();
+    assert!(!holds(text.as_bytes()) && !holds(&text.as_bytes()[20..60]) && !holds(b"bucket-key"));
+    assert!(Path::new(&copy.file()).exists());
+}
