@@ -14,7 +14,7 @@ const LAYERS: &[(&[&str], u8)] = &[
     (&["gate", "kes", "verifier", "sse", "admin"], 4),
     (&["keyring", "keystore", "http", "pins", "offline"], 3),
     (&["vault", "kes_client", "s3"], 2),
-    (&["crypto", "tls", "store"], 2),
+    (&["crypto", "tls", "store", "evidence"], 2),
     (&["identity", "health", "metrics", "shutdown", "retry", "telemetry", "memory"], 1),
     (&["cause", "secret", "names", "clock", "exit", "version", "go_json"], 0),
 ];

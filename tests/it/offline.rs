@@ -143,3 +143,54 @@ fn neither_the_keys_nor_their_names_are_readable_in_it() {
     assert!(!holds(text.as_bytes()) && !holds(&text.as_bytes()[20..60]) && !holds(b"bucket-key"));
     assert!(Path::new(&copy.file()).exists());
 }
+
+/// On real servers: OpenBao is down, the agent and MinIO start anew, and what was written before is read.
+#[test]
+fn minio_boots_on_the_sealed_copy_while_vault_is_down() {
+    use crate::peers::{Agent, Bao, Minio, SOON, eventually as until, policy};
+    let mut bao = Bao::unsealed();
+    bao.setup_kv(2, "kv");
+    let (role_id, secret_id) = bao.setup_approle(&policy(2));
+    let copy = Copy::new("1h");
+    let mut settings = copy.settings.clone();
+    settings.extend([
+        ("KESWARDEN_VAULT_ADDR", bao.addr()),
+        ("KESWARDEN_VAULT_CACERT", bao.ca_path().to_string_lossy().into_owned()),
+        ("KESWARDEN_VAULT_ROLE_ID", role_id),
+        ("KESWARDEN_VAULT_SECRET_ID", secret_id),
+        ("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()),
+        ("KESWARDEN_KEY_NAME", KEY.to_owned()),
+        ("KESWARDEN_KEY_CREATE", "if-new".to_owned()),
+    ]);
+    let mut agent = Agent::new("cold start", &settings);
+    agent.run();
+    agent.ready();
+    let mut minio = Minio::new("cold start");
+    minio.set(agent.minio_vars(KEY));
+    minio.start();
+    minio.wait_live();
+    let mc = minio.mc("cold");
+    mc.make_bucket("bucket");
+    mc.set_default_key("bucket", KEY);
+    mc.put("bucket/object", "written before the outage");
+    until(SOON, "the copy is written", || copy.file().exists());
+
+    bao.stop();
+    minio.stop();
+    agent.kill();
+    agent.run();
+    agent.process().says(SOON, "starting on the sealed copy");
+    agent.ready();
+    minio.start();
+    minio.wait_live();
+    assert_eq!(mc.cat("bucket/object"), "written before the outage");
+    mc.put("bucket/another", "written during it");
+    assert_eq!(mc.cat("bucket/another"), "written during it");
+
+    // Without the copy it waits, and says for what.
+    agent.kill();
+    fs::remove_file(copy.file()).unwrap();
+    agent.run();
+    agent.process().says(SOON, "vault_unreachable_refused");
+    assert_eq!(agent.process().ended(), None);
+}
