@@ -122,6 +122,25 @@ pub async fn doctor(settings: Settings, deps: Deps) -> Result<Vec<gate::Row>, St
     Ok(gate::examine(&gate, store, &base.registry, base.clock).await)
 }
 
+/// `keswarden key pin`: the fingerprint of the key as it is in the store, pinned wherever pins are kept.
+pub async fn pin(settings: Settings) -> Result<String, Stopped> {
+    let base = Base::new(None, settings.drain_timeout);
+    let (store, pins) = base.open_pinned(None, &settings.store, &settings.pins)?;
+    if !pins.can_write() {
+        return Err(Cause::KeyUnpinned
+            .seen("there is nowhere to pin the key: neither KESWARDEN_PIN_KV nor KESWARDEN_PIN_DIR is set")
+            .fix("set one of them, or put the fingerprint that `keswarden doctor` prints into KESWARDEN_PINS")
+            .into());
+    }
+    store.ready().await?;
+    let (_, writer) = crate::keyring::new(store, &base.registry, base.clock.clone());
+    let held = writer.load(&settings.key).await;
+    let held =
+        held.map_err(|error| error.into_finding(|| Cause::StoreUnavailable.seen("it answered out of turn")))?;
+    pins.pin(&settings.key, &held.fingerprint, base.now()).await?;
+    Ok(held.fingerprint.clone())
+}
+
 /// The key store of a configuration, for commands that move keys about.
 pub fn open_store(store: &config::Store) -> Result<Arc<dyn KeyStore>, Finding> {
     Base::new(None, Duration::ZERO).open(None, store)

@@ -79,6 +79,7 @@ causes! {
     KeyMalformed = "key_malformed", Data, "restore the key from a backup; do not overwrite it before you know what it was";
     KeyReplaced = "key_replaced", Data, "restore the former key: what it sealed opens with nothing else";
     KeyUnpinned = "key_unpinned", Data, "pin the key once you know that it is the right one: `keswarden key pin NAME`";
+    DrivesUnreadable = "drives_unreadable", Machine, "mount the tenant's volumes, read-only will do, where KESWARDEN_DRIVES says";
     KeyMixed = "key_mixed", Data, "do not start MinIO: some objects are sealed with another key of this name; find that key, and keep both";
     CopyUnusable = "sealed_copy_unusable", Data, "check KESWARDEN_OFFLINE_KEY_FILE and KESWARDEN_TENANT; a copy that was changed is of no use: remove it";
     CopyExpired = "sealed_copy_expired", Unavailable, "bring Vault back: a copy counts for KESWARDEN_OFFLINE_MAX only";

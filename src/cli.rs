@@ -4,6 +4,7 @@ mod client;
 mod completion;
 mod dev;
 mod doctor;
+mod evidence;
 mod health;
 mod identity;
 mod key;
@@ -12,6 +13,7 @@ mod ls;
 mod metric;
 mod migrate;
 mod output;
+mod pin;
 mod policy;
 mod server;
 mod status;
@@ -45,6 +47,8 @@ enum Command {
     Dev(dev::Options),
     /// Every check once, as a table: what is wrong, and what to do about it
     Doctor(doctor::Options),
+    /// Which keys the drives of a MinIO name, and whether the keys at hand open what they sealed
+    Evidence(evidence::Options),
     /// Ask the running agent whether it is ready: exit 0 or 1
     Health(health::Options),
     /// Keys of a server, and new keys by hand
@@ -103,6 +107,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Server(options) => server::main(options),
         Command::Dev(options) => dev::main(options),
         Command::Doctor(options) => doctor::main(options),
+        Command::Evidence(options) => evidence::main(options),
         Command::Health(options) => health::main(options),
         Command::Key(options) => key::main(options),
         Command::Identity(options) => identity::main(options),

@@ -52,6 +52,7 @@ pub struct Settings {
     pub minio: Minio,
     pub pins: PinSettings,
     pub offline: Option<offline::Config>,
+    pub drives: Vec<String>,
     pub exit_on_lost: bool,
     pub drain_timeout: Duration,
     /// Loud, not fatal: what is probably a mistake.
@@ -150,6 +151,7 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
         minio: minio(&mut reader, minio_env, &key),
         pins: pin_settings(&mut reader),
         offline: offline_settings(&mut reader),
+        drives: reader.list("KESWARDEN_DRIVES"),
         exit_on_lost: one_of(&mut reader, "KESWARDEN_GATE_ON_LOST", ["wait", "exit"]) == "exit",
         drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
         key: key.unwrap_or_else(|| Name::parse("unset").expect("a constant name must be valid")),
@@ -433,6 +435,7 @@ impl Settings {
             maker: "keswarden".to_owned(),
             pins: crate::pins::Pins::off(),
             exit_on_lost: self.exit_on_lost,
+            drives: self.drives.clone(),
             copy: None,
             deadline: self.gate_timeout,
             kes: Arc::new(move || -> Result<Option<kes_client::Config>, _> { env.kes(&ours, timeout) }),

@@ -4,6 +4,7 @@
 //! 15 seconds.
 
 mod checks;
+mod proof;
 
 use crate::{
     cause::{Cause, Finding},
@@ -28,6 +29,8 @@ pub struct Config {
     pub keys: Vec<Name>,
     pub create: Create,
     pub pins: Pins,
+    /// The tenant's own drives, paths or patterns; none: nothing is proven by data.
+    pub drives: Vec<String>,
     /// What may stand in for a Vault that is away.
     pub copy: Option<Arc<SealedCopy>>,
     /// End when a key is lost, rather than wait for it to come back.
@@ -80,7 +83,7 @@ pub async fn pass(
 ) -> Result<(Keyring, KeyringWriter), Refused> {
     let metrics = Metrics::new(registry);
     let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
-    let checks = Checks { config, store, clock: clock.clone() };
+    let checks = Checks::new(config, store, clock.clone());
     let mut waiting = Waiting::new(&clock);
     loop {
         let before = clock.now();
@@ -140,7 +143,7 @@ pub async fn attempt(
     clock: Clock,
 ) -> Result<(Keyring, KeyringWriter), Finding> {
     let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
-    let checks = Checks { config, store, clock };
+    let checks = Checks::new(config, store, clock);
     checks.all(&writer, None).await.map_err(|(_, finding)| finding)?;
     Ok((keyring, writer))
 }
@@ -153,7 +156,7 @@ pub async fn examine(
     clock: Clock,
 ) -> Vec<Row> {
     let (_, writer) = keyring::new(store.clone(), registry, clock.clone());
-    let mut rows = Checks { config, store: store.clone(), clock }.each(&writer, None).await;
+    let mut rows = Checks::new(config, store.clone(), clock).each(&writer, None).await;
     if let Some(Ok(seen)) = rows.first_mut().and_then(|row| row.result.as_mut()) {
         match store.caveats().await {
             Ok(caveats) => caveats.iter().for_each(|caveat| *seen += &format!("; note: {caveat}")),

@@ -39,6 +39,7 @@ pub mod offline;
 pub mod pins;
 
 pub mod crypto;
+pub mod evidence;
 pub mod kes_client;
 pub mod s3;
 pub mod store;

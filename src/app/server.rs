@@ -128,6 +128,7 @@ fn gate_config(file: &KesYaml, deadline: Option<Duration>, pins: Pins) -> gate::
         deadline,
         pins,
         exit_on_lost: false,
+        drives: Vec::new(),
         copy: None,
         kes: Arc::new(|| Ok(None)),
     }

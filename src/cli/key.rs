@@ -4,6 +4,7 @@ use super::{
     client::{self, Client, Remote},
     ls::{self, Kind, Listing},
     output::{self, Color, Failure, Outcome},
+    pin,
 };
 use crate::{clock::Clock, crypto, crypto::key_version::KeyVersion, exit, go_json, names::Name};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -82,6 +83,8 @@ enum Command {
         /// Say how to store it under this name
         name: Option<String>,
     },
+    /// Pin the key that is in the store: from now on no other passes for it; asks no server
+    Pin(pin::Options),
 }
 
 #[derive(Args)]
@@ -136,6 +139,7 @@ pub(super) fn main(options: Options) -> u8 {
         Command::Info { name, json, color, remote } => {
             client::with_client(&remote.connection, |client| info(client, name, json, color))
         }
+        Command::Pin(options) => pin::main(options),
         Command::Ls(listing) => ls::listing(Kind::Keys, listing),
         Command::Rm(Names { names, remote }) => {
             client::with_client(&remote.connection, |client| remove(client, names))

@@ -33,6 +33,7 @@ pub const VARS: &[Var] = &[
     var("KESWARDEN_PIN_DIR", "", "directory of pins, a file for each key; best on a volume that outlives the pod"),
     var("KESWARDEN_PIN_KV", "", "K/V path of pins in the same Vault, `MOUNT/PATH`, apart from the keys; the agent needs `create` and `read` there"),
     var("KESWARDEN_TENANT", "", "name of the tenant, when pins of several share a directory or path"),
+    var("KESWARDEN_DRIVES", "", "the tenant's own drives, paths or patterns such as `/export*`, comma-separated: the keys must open what they hold"),
     var("KESWARDEN_GATE_ON_LOST", "wait", "what the gate does when a key is lost or another one: `wait`, or `exit` with 65"),
     var("KESWARDEN_ON_KEY_LOST", "stop-sealing", "what the agent does when a key that it holds is lost from the store: `stop-sealing`, or `serve` as before"),
     var("KESWARDEN_STALE_OPEN_MAX", "unlimited", "how long a key opens after its last good verification"),

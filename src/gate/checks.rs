@@ -4,6 +4,7 @@ use super::{Config, Create};
 use crate::{
     cause::{Cause, Finding},
     clock::{self, Clock},
+    evidence::Samples,
     kes_client,
     keyring::{Held, KeyringWriter},
     names::Name,
@@ -12,6 +13,7 @@ use crate::{
     store::{Error, KeyStore},
 };
 use std::{sync::Arc, time::Duration};
+use tokio::sync::OnceCell;
 
 /// The KES that MinIO was told to use, when it is not ours; asked at each attempt, since the file may change.
 pub type KesSource = Arc<dyn Fn() -> Result<Option<kes_client::Config>, Finding> + Send + Sync>;
@@ -35,6 +37,14 @@ pub(super) struct Checks<'a> {
     pub(super) config: &'a Config,
     pub(super) store: Arc<dyn KeyStore>,
     pub(super) clock: Clock,
+    /// What the drives say, once they were looked at.
+    pub(super) samples: OnceCell<Samples>,
+}
+
+impl<'a> Checks<'a> {
+    pub(super) fn new(config: &'a Config, store: Arc<dyn KeyStore>, clock: Clock) -> Self {
+        Self { config, store, clock, samples: OnceCell::new() }
+    }
 }
 
 // === impl Check ===
@@ -154,35 +164,48 @@ impl Checks<'_> {
         Ok(format!("{} keys of the sealed copy", opened.keys.len()))
     }
 
-    /// Every key is there, can be parsed, and opens what it seals.
+    /// Every key is there, can be parsed, opens what it seals, opens what the drives hold, and is the one that was pinned.
     async fn keys(&self, writer: &KeyringWriter) -> Result<String, Finding> {
-        let mut seen = Vec::with_capacity(self.config.keys.len());
+        let mut keys = Vec::with_capacity(self.config.keys.len());
         for name in &self.config.keys {
-            let held = self.key(name, writer).await?;
+            keys.push((name, self.key(name, writer).await?));
+        }
+        let proof = self.proof(writer).await?;
+        if let Some(proof) = &proof {
+            self.pin_what_is_proven(proof).await?;
+        }
+        let mut seen = Vec::with_capacity(keys.len());
+        for (name, held) in keys {
+            self.is_the_pinned_one(name, &held).await?;
             seen.push(format!("'{name}', fingerprint {}", held.fingerprint));
         }
-        Ok(if seen.is_empty() { "no key is demanded".to_owned() } else { seen.join("; ") })
+        if seen.is_empty() {
+            seen.push("no key is demanded".to_owned());
+        }
+        seen.extend(proof.map(|proof| proof.says));
+        Ok(seen.join("; "))
     }
 
     async fn key(&self, name: &Name, writer: &KeyringWriter) -> Result<Arc<Held>, Finding> {
-        let held = match writer.load(name).await {
+        match writer.load(name).await {
             Err(Error::Missing(finding)) => match self.config.create {
-                Create::Never => return Err(self.was_pinned(name, finding).await?),
-                Create::IfNew => return self.create(name, writer, finding).await,
+                Create::Never => Err(self.was_pinned(name, finding).await?),
+                Create::IfNew => self.create(name, writer, finding).await,
             },
-            result => result.map_err(|error| error.into_finding(|| unexpected(name)))?,
-        };
+            result => result.map_err(|error| error.into_finding(|| unexpected(name))),
+        }
+    }
+
+    async fn is_the_pinned_one(&self, name: &Name, held: &Held) -> Result<(), Finding> {
         match self.config.pins.judge(name, &held.fingerprint).await? {
-            Verdict::Pinned => {}
             Verdict::Unpinned if self.config.pins.mode == Mode::Require => {
-                return Err(Cause::KeyUnpinned.seen(format!(
+                Err(Cause::KeyUnpinned.seen(format!(
                     "the key '{name}', fingerprint {}, has no pin, and KESWARDEN_PIN=require",
                     held.fingerprint
-                )));
+                )))
             }
-            Verdict::Unpinned => {}
+            Verdict::Pinned | Verdict::Unpinned => Ok(()),
         }
-        Ok(held)
     }
 
     /// A key that is missing and has a pin was there: that is worse than one that never was.
@@ -202,6 +225,15 @@ impl Checks<'_> {
     ) -> Result<Arc<Held>, Finding> {
         if self.store.has_trace(name).await? {
             let seen = format!("{}, but the store has a trace of it, so it is not made anew", missing.seen);
+            return Err(Cause::KeyMissing
+                .seen(seen)
+                .fix("bring the former key back: what it sealed opens with nothing else"));
+        }
+        if let Some(records) = self.samples().await?.and_then(|samples| samples.keys.get(name.as_str())) {
+            let seen = format!(
+                "{}, but the drives hold {} objects that were sealed with it, so it is not made anew",
+                missing.seen, records.seen
+            );
             return Err(Cause::KeyMissing
                 .seen(seen)
                 .fix("bring the former key back: what it sealed opens with nothing else"));

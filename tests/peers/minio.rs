@@ -84,6 +84,11 @@ impl Minio {
         self.port
     }
 
+    /// Its drives, as the command line names them.
+    pub fn drives(&self) -> &[String] {
+        &self.drives
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

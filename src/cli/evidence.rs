@@ -1,0 +1,170 @@
+//! `keswarden evidence`: which keys the drives of a MinIO name, and whether the keys at hand open what they sealed.
+
+mod print;
+
+use super::{block_on, load};
+use crate::{
+    app::open_store,
+    cause::{Cause, Finding as Trouble},
+    clock::Clock,
+    config::Inputs,
+    crypto::key_version::KeyVersion,
+    evidence::{self, Census, Finding, Limits, Opened, Samples, State, Verdict},
+    exit,
+    names::Name,
+    store::{Error, KeyStore},
+};
+use clap::Args;
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// The drives, as MinIO's command line names them
+    #[arg(value_name = "DRIVE", required = true)]
+    drives: Vec<PathBuf>,
+    /// Read everything, and count what is encrypted how, by bucket
+    #[arg(long)]
+    all: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    /// KES's own configuration file: the key store of it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only this key
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
+}
+
+/// What the key store has under each name; nothing when there is no such key.
+type Keys = BTreeMap<String, Option<KeyVersion>>;
+
+/// Where a key store is named in the environment.
+const STORES: &[&str] = &["KESWARDEN_FS_DIR", "KESWARDEN_VAULT_ADDR", "VAULT_ADDR"];
+/// Where the default key is named.
+const KEY_NAMES: &[&str] = &["KESWARDEN_KEY_NAME", "MINIO_KMS_KES_KEY_NAME"];
+/// A standby may answer 404 for a key made a moment ago: ask again after this.
+const STALE: Duration = Duration::from_millis(150);
+
+pub(super) fn main(options: Options) -> u8 {
+    let mut census = walk(&options);
+    if let Some(key) = &options.key {
+        census.samples.keys.retain(|name, _| name == key);
+    }
+    let keys = match keys(&options, &census.samples) {
+        Ok(keys) => keys,
+        Err(code) => return code,
+    };
+    let findings = evidence::judge(&census.samples, |name, ciphertext, context| {
+        match keys.as_ref().and_then(|keys| keys.get(name)) {
+            None => Opened::Unknown,
+            Some(None) => Opened::NoSuchKey,
+            Some(Some(held)) if held.key.open(ciphertext, context).is_ok() => Opened::Yes,
+            Some(Some(_)) => Opened::No,
+        }
+    });
+    let report = print::Report { census: &census, findings: &findings, all: options.all };
+    if options.json {
+        report.json()
+    } else {
+        report.table()
+    }
+    code(&findings, &census.samples)
+}
+
+fn walk(options: &Options) -> Census {
+    if options.all {
+        return evidence::census(&options.drives);
+    }
+    let samples = evidence::sample(&options.drives, &Limits::default(), &Clock::system());
+    Census { samples, ..Census::default() }
+}
+
+/// A wrong key is worse than a missing one, and that is worse than a drive that cannot be read.
+fn code(findings: &[Finding], samples: &Samples) -> u8 {
+    let is = |wanted: &[Verdict]| findings.iter().any(|finding| wanted.contains(&finding.verdict));
+    let is_unreadable = samples.drives.iter().any(|drive| matches!(drive.state, State::Unreadable(_)));
+    if is(&[Verdict::NoneOpen, Verdict::Mixed]) {
+        exit::DATA
+    } else if is(&[Verdict::MissingKey]) {
+        exit::UNAVAILABLE
+    } else if is_unreadable {
+        exit::OS
+    } else {
+        exit::DONE
+    }
+}
+
+/// The keys that the drives name; nothing when they name none, or no key store is configured.
+fn keys(options: &Options, samples: &Samples) -> Result<Option<Keys>, u8> {
+    if samples.keys.is_empty() {
+        return Ok(None);
+    }
+    let mut inputs = Inputs::of_process(options.config.clone(), options.key.clone());
+    let names: HashSet<_> = inputs.environment.iter().filter_map(|(name, _)| name.to_str()).collect();
+    let names_any = |wanted: &[&str]| wanted.iter().any(|name| names.contains(name));
+    let (has_store, has_key) = (names_any(STORES), names_any(KEY_NAMES));
+    if options.config.is_none() && !has_store {
+        return Ok(None);
+    }
+    if inputs.key.is_none() && !has_key {
+        // Settings demand a default key; here any name will do.
+        let named = samples.keys.keys().find(|name| Name::parse(name).is_ok());
+        inputs.key = Some(named.map_or("minio-default-key", String::as_str).to_owned());
+    }
+    let settings = load(inputs)?;
+    let fetched = block_on(async {
+        let store = open_store(&settings.store)?;
+        store.ready().await?;
+        fetch(&*store, samples).await
+    });
+    fetched.map(Some).map_err(|trouble: Trouble| {
+        eprintln!("keswarden: {trouble}");
+        trouble.cause.exit_code()
+    })
+}
+
+async fn fetch(store: &dyn KeyStore, samples: &Samples) -> Result<Keys, Trouble> {
+    let mut keys = Keys::new();
+    for named in samples.keys.keys() {
+        // No key store has a key whose name is none.
+        let held = match Name::parse(named) {
+            Ok(name) => get(store, &name).await?,
+            Err(_) => None,
+        };
+        keys.insert(named.clone(), held);
+    }
+    Ok(keys)
+}
+
+/// The key; nothing when there is none.
+async fn get(store: &dyn KeyStore, name: &Name) -> Result<Option<KeyVersion>, Trouble> {
+    let mut answer = store.get(name).await;
+    if matches!(answer, Err(Error::Missing(_))) {
+        tokio::time::sleep(STALE).await;
+        answer = store.get(name).await;
+    }
+    let unexpected = || Cause::StoreUnavailable.seen(format!("the key '{name}' could not be read"));
+    let trouble = match answer {
+        Ok(text) => {
+            let parsed = KeyVersion::parse(text.expose().as_bytes());
+            return parsed.map(Some).map_err(|error| {
+                Cause::KeyMalformed
+                    .seen(format!("the key '{name}' in {} cannot be used: {error}", store.describe()))
+            });
+        }
+        Err(Error::Missing(trouble)) => trouble,
+        Err(error) => error.into_finding(unexpected),
+    };
+    match trouble.cause {
+        Cause::KeyMissing | Cause::KeyDeleted | Cause::KeyDestroyed => {
+            eprintln!("keswarden: {trouble}");
+            Ok(None)
+        }
+        _ => Err(trouble),
+    }
+}

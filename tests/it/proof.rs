@@ -1,0 +1,131 @@
+//! The gate and the tenant's own data: what the drives prove counts more than any pin, and nothing is made beside it.
+
+use crate::peers::{Agent, Minio, SOON, succeeded};
+use std::{fs, path::PathBuf};
+use tempfile::TempDir;
+
+const KEY: &str = "minio-default-key";
+const BUCKET_KEY: &str = "bucket-key";
+
+struct Tenant {
+    agent: Agent,
+    dir: TempDir,
+}
+
+impl Tenant {
+    /// A tenant with a few objects under two keys; its MinIO has stopped, and its next gate looks at the drives.
+    fn with_data() -> Self {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("keys")).unwrap();
+        let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+        let settings = [("KESWARDEN_FS_DIR", path("keys")), ("KESWARDEN_KEY_NAME", KEY.to_owned())];
+        let mut agent = Agent::new("proof", &settings);
+        let mut minio = Minio::new("proof");
+        fs::write(dir.path().join("keys").join(KEY), crate::harness::key_text()).unwrap();
+        agent.run();
+        agent.ready();
+        minio.set(agent.minio_vars(KEY));
+        minio.start();
+        minio.wait_live();
+        let mc = minio.mc("proof");
+        mc.make_key(BUCKET_KEY);
+        for (bucket, key) in [("one", KEY), ("two", BUCKET_KEY)] {
+            mc.make_bucket(bucket);
+            mc.set_default_key(bucket, key);
+            for object in ["a", "b", "c", "d"] {
+                mc.put(&format!("{bucket}/{object}"), "content");
+            }
+        }
+        minio.stop();
+        agent.drain();
+        // The drive outlives its MinIO here.
+        let drive = dir.path().join("export1");
+        copy(&PathBuf::from(&minio.drives()[0]), &drive);
+        agent.set("KESWARDEN_DRIVES", &path("export*"));
+        agent.set("KESWARDEN_PIN_DIR", &path("pins"));
+        Self { agent, dir }
+    }
+
+    fn key(&self, name: &str) -> PathBuf {
+        self.dir.path().join("keys").join(name)
+    }
+
+    fn pin(&self, name: &str) -> PathBuf {
+        self.dir.path().join("pins").join(name)
+    }
+
+    fn starts(&mut self) {
+        self.agent.run();
+        self.agent.ready();
+        self.agent.drain();
+    }
+
+    fn waits(&mut self, says: &str) {
+        self.agent.run();
+        self.agent.process().says(SOON, says);
+        assert_eq!(self.agent.process().ended(), None);
+        self.agent.kill();
+    }
+}
+
+/// What is copied is what MinIO wrote: folders and files.
+fn copy(from: &PathBuf, to: &PathBuf) {
+    let mut command = std::process::Command::new("cp");
+    succeeded("cp", &command.arg("-a").arg(from).arg(to).output().unwrap());
+}
+
+#[test]
+fn what_the_drives_hold_decides() {
+    let mut tenant = Tenant::with_data();
+    // The right keys: the data proves them, and they are pinned.
+    tenant.starts();
+    for name in [KEY, BUCKET_KEY] {
+        assert!(fs::read_to_string(tenant.pin(name)).unwrap().contains("fingerprint"), "{name}");
+    }
+
+    // Another key, even one that somebody has pinned.
+    let right = fs::read(tenant.key(KEY)).unwrap();
+    fs::write(tenant.key(KEY), crate::harness::key_text()).unwrap();
+    fs::remove_file(tenant.pin(KEY)).unwrap();
+    tenant.waits("opens none of the");
+    assert!(!tenant.pin(KEY).exists(), "a wrong key is not pinned");
+
+    // No key at all, where a new tenant's would be made.
+    fs::remove_file(tenant.key(KEY)).unwrap();
+    tenant.agent.set("KESWARDEN_KEY_CREATE", "if-new");
+    tenant.waits("objects that were sealed with it, so it is not made anew");
+    assert!(!tenant.key(KEY).exists());
+
+    // A bucket's key that is missing is told of, and stops nobody.
+    fs::write(tenant.key(KEY), &right).unwrap();
+    let bucket_key = fs::read(tenant.key(BUCKET_KEY)).unwrap();
+    fs::remove_file(tenant.key(BUCKET_KEY)).unwrap();
+    tenant.agent.run();
+    tenant.agent.process().says(SOON, "objects under the key 'bucket-key', and there is no such key");
+    tenant.agent.ready();
+    tenant.agent.drain();
+
+    // Somebody booted on another key of the name, and went on writing.
+    fs::write(tenant.key(BUCKET_KEY), &bucket_key).unwrap();
+    tenant.starts();
+}
+
+#[test]
+fn a_drive_that_is_not_mounted_is_waited_for_and_a_new_one_is_no_obstacle() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("keys")).unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let settings = [
+        ("KESWARDEN_FS_DIR", path("keys")),
+        ("KESWARDEN_KEY_NAME", KEY.to_owned()),
+        ("KESWARDEN_KEY_CREATE", "if-new".to_owned()),
+        ("KESWARDEN_DRIVES", path("export*")),
+    ];
+    let mut agent = Agent::new("new tenant", &settings);
+    agent.run();
+    agent.process().says(SOON, "drives_unreadable");
+    assert!(!dir.path().join("keys").join(KEY).exists(), "nothing is made while nobody can look");
+    fs::create_dir(dir.path().join("export1")).unwrap();
+    agent.ready();
+    assert!(dir.path().join("keys").join(KEY).exists());
+}
