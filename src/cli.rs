@@ -15,6 +15,7 @@ mod migrate;
 mod output;
 mod pin;
 mod policy;
+mod rescue;
 mod server;
 mod status;
 

@@ -107,7 +107,10 @@ pub async fn pass(
     let fingerprint = |key: &Name| keyring.held(key.as_str()).map(|held| held.fingerprint.clone());
     let keys: serde_json::Map<_, _> =
         config.keys.iter().map(|key| (key.to_string(), fingerprint(key).into())).collect();
-    let what = Check::Key.what(&config.keys);
+    let what = match config.keys[..] {
+        [] => Check::Store.what(&[]),
+        _ => Check::Key.what(&config.keys),
+    };
     tracing::info!(keys = %serde_json::Value::from(keys.clone()), "gate passed after {waited}: {what} is there and works");
     health.note("gate", serde_json::json!({ "state": "passed", "keys": keys }));
     say_what_is_unpinned(config, &keyring, &metrics).await;

@@ -75,6 +75,7 @@ enum Request {
     List(Reply<Vec<String>>),
     Status(oneshot::Sender<Result<Duration, Finding>>),
     Verify(oneshot::Sender<Vec<Verified>>),
+    Rescue(Name, Arc<Held>, oneshot::Sender<Result<String, Finding>>),
 }
 
 /// What a work item leads to.
@@ -123,6 +124,19 @@ impl Keyring {
     /// The key, if it is in memory.
     pub fn held(&self, name: &str) -> Option<Arc<Held>> {
         self.snapshot.borrow().get(name).cloned()
+    }
+
+    /// Puts the copy of a key that is at hand back into the store, where it is lost; what was done, in words.
+    pub async fn rescue(&self, name: &Name) -> Result<String, Finding> {
+        let Some(held) = self.held(name.as_str()) else {
+            return Err(Cause::KeyMissing.seen(format!("no key '{name}' is at hand here")));
+        };
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.send(Request::Rescue(name.clone(), held, reply)).await;
+        match (sent, answer.await) {
+            (Ok(()), Ok(result)) => result,
+            _ => Err(ended()),
+        }
     }
 
     /// Every key at hand.
@@ -414,6 +428,16 @@ impl Worker {
                 let _ = reply.send(result);
                 Outcome::Nothing
             }
+            Request::Rescue(name, held, reply) => {
+                let result = self.rescue(&name, &held).await;
+                if result.is_ok() {
+                    let now = self.clock.boot();
+                    snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, false, now));
+                    self.count(&name, &Ok(()));
+                }
+                let _ = reply.send(result);
+                Outcome::Nothing
+            }
             Request::Verify(reply) => {
                 let _ = reply.send(self.verify(snapshot).await);
                 Outcome::Nothing
@@ -448,6 +472,35 @@ impl Worker {
             results.push(Verified { name, result });
         }
         results
+    }
+
+    /// Only into an empty place: what is there, whatever it is, is a person's to judge and to remove.
+    async fn rescue(&self, name: &Name, held: &Held) -> Result<String, Finding> {
+        let place = self.store.describe();
+        match self.compare(name, held).await {
+            Ok(()) => return Ok(format!("the key '{name}' is in {place}: there is nothing to rescue")),
+            Err(finding) if finding.cause == Cause::KeyMissing => {}
+            Err(finding) if finding.cause == Cause::KeyDestroyed => {
+                return Err(finding.fix(format!(
+                    "remove what is left of it, `bao kv metadata delete` of the key's path, and run the rescue again: \
+                     then the key goes back as version 1; {}",
+                    self.store.how_to_create(name)
+                )));
+            }
+            Err(finding) if is_lost(&finding) => {
+                return Err(finding.fix(
+                    "find out what is stored there and keep it; then remove it (`bao kv metadata delete` on K/V v2), and \
+                     run the rescue again",
+                ));
+            }
+            Err(finding) => return Err(finding),
+        }
+        match self.store.create(name, &held.version.to_text()).await {
+            Ok(()) => {}
+            Err(error) => return Err(error.into_finding(|| missing(name))),
+        }
+        self.compare(name, held).await?;
+        Ok(format!("the key '{name}', fingerprint {}, is back in {place}", held.fingerprint))
     }
 
     async fn compare(&self, name: &Name, held: &Held) -> Result<(), Finding> {

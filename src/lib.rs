@@ -27,6 +27,7 @@ pub mod cli;
 pub mod config;
 
 pub mod admin;
+pub mod control;
 pub mod gate;
 pub mod kes;
 pub mod sse;

@@ -11,7 +11,7 @@ const LAYERS: &[(&[&str], u8)] = &[
     (&["main", "cli"], 7),
     (&["app"], 6),
     (&["config"], 5),
-    (&["gate", "kes", "verifier", "sse", "admin"], 4),
+    (&["gate", "kes", "verifier", "sse", "admin", "control"], 4),
     (&["keyring", "keystore", "http", "pins", "offline"], 3),
     (&["vault", "kes_client", "s3"], 2),
     (&["crypto", "tls", "store", "evidence"], 2),

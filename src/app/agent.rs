@@ -5,7 +5,7 @@ use crate::{
     cause::Cause,
     clock,
     config::Settings,
-    gate,
+    control, gate,
     health::Guard,
     http,
     identity::ApiKey,
@@ -99,6 +99,8 @@ impl Parts {
         let (publish, tls) = watch::channel(self.certificates.server_config()?);
         let config = self.settings.kes.clone();
         let listening = base.spawn_api(tasks, api, config, state, tls, drain.clone());
+        let run_dir = self.settings.run_dir.clone();
+        tasks.spawn("control", control::serve(run_dir, keyring.clone(), drain.clone()));
         let (_, keyring) = watch::channel(keyring);
         let verifier = verifier::Verifier::new(
             self.settings.verifier.clone(),

@@ -4,7 +4,7 @@ use super::{
     client::{self, Client, Remote},
     ls::{self, Kind, Listing},
     output::{self, Color, Failure, Outcome},
-    pin,
+    pin, rescue,
 };
 use crate::{clock::Clock, crypto, crypto::key_version::KeyVersion, exit, go_json, names::Name};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -85,6 +85,8 @@ enum Command {
     },
     /// Pin the key that is in the store: from now on no other passes for it; asks no server
     Pin(pin::Options),
+    /// Put a key that the running agent holds, and the key store has lost, back into the store; asks no server
+    Rescue(rescue::Options),
 }
 
 #[derive(Args)]
@@ -140,6 +142,7 @@ pub(super) fn main(options: Options) -> u8 {
             client::with_client(&remote.connection, |client| info(client, name, json, color))
         }
         Command::Pin(options) => pin::main(options),
+        Command::Rescue(options) => rescue::main(options),
         Command::Ls(listing) => ls::listing(Kind::Keys, listing),
         Command::Rm(Names { names, remote }) => {
             client::with_client(&remote.connection, |client| remove(client, names))

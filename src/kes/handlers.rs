@@ -87,11 +87,12 @@ async fn status(parts: &Parts, state: &State) -> Response<Body> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     json(format!(
         "{{\"version\":\"{}\",\"os\":\"{}\",\"arch\":\"{}\",\"uptime\":{up},\"num_cpu\":{cpus},\"num_cpu_used\":{cpus},\
-         \"mem_heap_used\":{},\"mem_stack_used\":0{store}}}\n",
+         \"mem_heap_used\":{},\"mem_stack_used\":{}{store}}}\n",
         version::VERSION,
         std::env::consts::OS,
         go_arch(),
         super::resident_bytes(),
+        super::process_status("VmStk:").saturating_mul(1024),
     ))
 }
 

@@ -104,6 +104,14 @@ impl Tenant {
         assert_eq!(self.stored(), before, "nothing is written");
     }
 
+    fn rescue(&self, code: i32, says: &str) {
+        let output = self.agent.output(&["key", "rescue", KEY, "--yes"]);
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(told.contains(says), "{told}");
+    }
+
     fn recovers(&mut self) {
         self.agent.ready();
         self.opens_what_it_sealed();
@@ -121,6 +129,11 @@ fn under_attack(version: u8) {
         let create = tenant.client().call("POST", "/v1/key/create/my-key", None);
         assert_ne!(create.status, 200, "no other key is made under the name of one in use");
         assert_eq!(tenant.stored(), None);
+        // The only copy is in the agent's memory.
+        tenant.rescue(0, "is back in");
+        assert_eq!(tenant.stored().as_deref(), Some(tenant.key.as_str()));
+        tenant.rescue(0, "there is nothing to rescue");
+        tenant.delete();
         tenant.starts_anew_and_waits("has a trace of it, so it is not made anew");
         tenant.put(&tenant.key);
         tenant.recovers();
@@ -131,6 +144,8 @@ fn under_attack(version: u8) {
         tenant.opens_what_it_sealed();
         let seal = tenant.client().call("POST", "/v1/key/generate/my-key", Some("{}"));
         assert_eq!((seal.status, seal.body.as_str()), (502, "{\"message\":\"failed to read key\"\n}"));
+        tenant.rescue(69, "find out what is stored there and keep it");
+        assert_eq!(tenant.stored().as_deref(), Some(another.as_str()), "nothing is written over");
         tenant.starts_anew_and_waits("key_replaced");
         tenant.delete();
         tenant.put(&tenant.key);
