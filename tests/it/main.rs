@@ -21,6 +21,7 @@ mod harness;
 mod journey;
 mod kes_cli;
 mod kes_server;
+mod keyring;
 mod offline;
 mod outage;
 mod pins;

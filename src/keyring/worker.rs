@@ -1,0 +1,274 @@
+//! The worker: what is asked of the store, and what its answers mean for the keys at hand.
+
+use super::{Held, Reply, Request, Snapshot, State, mark, missing};
+use crate::{
+    cause::{Cause, Finding},
+    clock::Clock,
+    crypto::key_version::KeyVersion,
+    metrics::Registry,
+    names::Name,
+    secret::Secret,
+    store::{Error, KeyStore},
+};
+use prometheus::{GaugeVec, IntGaugeVec};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// What the writer's tasks share.
+pub(super) struct Worker {
+    pub(super) store: Arc<dyn KeyStore>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+}
+
+pub(super) struct Metrics {
+    verified: GaugeVec,
+    mismatch: IntGaugeVec,
+}
+
+/// What a work item leads to.
+pub(super) enum Outcome {
+    Loaded(Name, Result<Arc<Held>, Error>),
+    /// It was made, or somebody tried to: what was known of it is old.
+    Created(Name),
+    Deleted(Name, Reply<()>),
+    Nothing,
+}
+
+/// What a verification of one key found.
+pub struct Verified {
+    pub name: Name,
+    pub result: Result<(), Finding>,
+}
+
+/// A standby may answer 404 for a key made a moment ago: ask again after this.
+const STALE: Duration = Duration::from_millis(150);
+/// A key that seems to be lost is looked at again after this, before that is believed.
+const CONFIRM: Duration = Duration::from_secs(1);
+/// One 404 proves nothing; so many in a row, over so long a time, while the store is well, mean that the key is gone.
+const ABSENT_LOOKS: u32 = 3;
+const ABSENT_FOR: Duration = Duration::from_secs(30);
+
+// === impl Worker ===
+
+impl Worker {
+    pub(super) fn new(store: Arc<dyn KeyStore>, registry: &Registry, clock: Clock) -> Self {
+        Self { store, clock, metrics: Metrics::new(registry) }
+    }
+
+    /// Reads, parses and tries a key.
+    pub(super) async fn load(&self, name: &Name) -> Result<Arc<Held>, Error> {
+        let text = self.store.get(name).await?;
+        let held = parse(name, &text, &self.store.describe(), self.clock.boot()).map_err(Error::Failed)?;
+        self.metrics.verified.with_label_values(&[name.as_str()]).set(self.clock.unix_seconds());
+        self.metrics.mismatch.with_label_values(&[name.as_str()]).set(0);
+        Ok(Arc::new(held))
+    }
+
+    /// As `load`, but one "missing" is not believed: a standby may not have heard yet.
+    pub(super) async fn find(&self, name: &Name) -> Result<Arc<Held>, Error> {
+        match self.load(name).await {
+            Err(Error::Missing(_)) => {
+                tokio::time::sleep(STALE).await;
+                self.load(name).await
+            }
+            result => result,
+        }
+    }
+
+    pub(super) async fn serve(&self, request: Request, snapshot: &watch::Sender<Arc<Snapshot>>) -> Outcome {
+        match request {
+            Request::Load(_, _) => unreachable!("loads must be answered by the loop"),
+            Request::Create(name, version, reply) => {
+                let _ = reply.send(self.store.create(&name, &version.to_text()).await);
+                Outcome::Created(name)
+            }
+            Request::Delete(name, reply) => match self.store.delete(&name).await {
+                Ok(()) => Outcome::Deleted(name, reply),
+                Err(error) => {
+                    let _ = reply.send(Err(error));
+                    Outcome::Nothing
+                }
+            },
+            Request::List(reply) => {
+                let names = self.store.list().await.map_err(Error::Failed).map(|mut names| {
+                    names.sort_unstable();
+                    names
+                });
+                let _ = reply.send(names);
+                Outcome::Nothing
+            }
+            Request::Status(reply) => {
+                let started = self.clock.now();
+                let result = self.store.ready().await.map(|()| self.clock.now() - started);
+                let _ = reply.send(result);
+                Outcome::Nothing
+            }
+            Request::Rescue(name, held, reply) => {
+                let result = self.rescue(&name, &held).await;
+                if result.is_ok() {
+                    let state = State { lost: false, verified: self.clock.boot(), absent: None };
+                    snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, state));
+                    self.count(&name, &Ok(()));
+                }
+                let _ = reply.send(result);
+                Outcome::Nothing
+            }
+            Request::Verify(reply) => {
+                let _ = reply.send(self.verify(snapshot).await);
+                Outcome::Nothing
+            }
+        }
+    }
+
+    /// Every key at hand, fetched again. Bytes that are not at hand are never taken: a changed key is marked, the
+    /// one we hold is kept.
+    async fn verify(&self, snapshot: &watch::Sender<Arc<Snapshot>>) -> Vec<Verified> {
+        let held: Vec<_> =
+            snapshot.borrow().iter().map(|(name, held)| (name.clone(), held.clone())).collect();
+        let mut results = Vec::with_capacity(held.len());
+        for (name, held) in held {
+            let mut result = self.compare(&name, &held).await;
+            if !held.lost && result.as_ref().is_err_and(is_lost) {
+                // One answer is no proof: a standby may be stale, a restore may be under way.
+                tokio::time::sleep(CONFIRM).await;
+                result = self.compare(&name, &held).await;
+            }
+            let now = self.clock.boot();
+            let absent = match &result {
+                Err(finding) if finding.cause == Cause::KeyMissing => {
+                    let (looks, since) = held.absent.unwrap_or((0, now));
+                    Some((looks + 1, since))
+                }
+                _ => None,
+            };
+            if let Some(gone) = absent.and_then(|absent| is_gone(&name, absent, now)) {
+                result = Err(gone);
+            }
+            let state = match &result {
+                Ok(()) => State { lost: false, verified: now, absent },
+                Err(finding) => {
+                    State { lost: held.lost || is_lost(finding), verified: held.verified, absent }
+                }
+            };
+            if state != (State { lost: held.lost, verified: held.verified, absent: held.absent }) {
+                snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, state));
+            }
+            self.count(&name, &result);
+            results.push(Verified { name, result });
+        }
+        results
+    }
+
+    /// Only into an empty place: what is there, whatever it is, is a person's to judge and to remove.
+    async fn rescue(&self, name: &Name, held: &Held) -> Result<String, Finding> {
+        let place = self.store.describe();
+        match self.compare(name, held).await {
+            Ok(()) => return Ok(format!("the key '{name}' is in {place}: there is nothing to rescue")),
+            Err(finding) if finding.cause == Cause::KeyMissing => {}
+            Err(finding) if finding.cause == Cause::KeyDestroyed => {
+                return Err(finding.fix(format!(
+                    "remove what is left of it, `bao kv metadata delete` of the key's path, and run the rescue again: \
+                     then the key goes back as version 1; {}",
+                    self.store.how_to_create(name)
+                )));
+            }
+            Err(finding) if is_lost(&finding) => {
+                return Err(finding.fix(
+                    "find out what is stored there and keep it; then remove it (`bao kv metadata delete` on K/V v2), and \
+                     run the rescue again",
+                ));
+            }
+            Err(finding) => return Err(finding),
+        }
+        match self.store.create(name, &held.version.to_text()).await {
+            Ok(()) => {}
+            Err(error) => return Err(error.into_finding(|| missing(name))),
+        }
+        self.compare(name, held).await?;
+        Ok(format!("the key '{name}', fingerprint {}, is back in {place}", held.fingerprint))
+    }
+
+    async fn compare(&self, name: &Name, held: &Held) -> Result<(), Finding> {
+        let place = self.store.describe();
+        let unexpected = || Cause::StoreUnavailable.seen("the store answered out of turn");
+        let text = self.store.get(name).await.map_err(|error| error.into_finding(unexpected))?;
+        let stored = parse(name, &text, &place, held.verified)?;
+        if !stored.version.key.same(&held.version.key) {
+            return Err(Cause::KeyReplaced.seen(format!(
+                "the key '{name}' in {place} is another one: its fingerprint is {}, was {}",
+                stored.fingerprint, held.fingerprint
+            )));
+        }
+        Ok(())
+    }
+
+    fn count(&self, name: &Name, result: &Result<(), Finding>) {
+        let label = &[name.as_str()];
+        match result {
+            Ok(()) => {
+                self.metrics.verified.with_label_values(label).set(self.clock.unix_seconds());
+                self.metrics.mismatch.with_label_values(label).set(0);
+            }
+            Err(finding) if is_lost(finding) => self.metrics.mismatch.with_label_values(label).set(1),
+            Err(_) => {}
+        }
+    }
+}
+
+/// The bytes in use are no longer in the store, for sure: what is sealed with them now, nobody opens after a restart.
+pub fn is_lost(finding: &Finding) -> bool {
+    matches!(finding.cause, Cause::KeyReplaced | Cause::KeyDestroyed | Cause::KeyMalformed)
+}
+
+/// Parses a stored key and tries it.
+fn parse(name: &Name, text: &Secret, place: &str, now: Duration) -> Result<Held, Finding> {
+    let version = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
+        Cause::KeyMalformed.seen(format!("the key '{name}' in {place} cannot be used: {error}"))
+    })?;
+    if !version.key.works() {
+        return Err(
+            Cause::KeyTestFailed.seen(format!("the key '{name}' in {place} does not open what it seals"))
+        );
+    }
+    let fingerprint = version.key.fingerprint();
+    Ok(Held { version: Arc::new(version), fingerprint, lost: false, verified: now, absent: None })
+}
+
+/// The key is gone, for sure: it was looked for often enough, for long enough.
+fn is_gone(name: &Name, (looks, since): (u32, Duration), now: Duration) -> Option<Finding> {
+    let lasted = now.saturating_sub(since);
+    (looks >= ABSENT_LOOKS && lasted >= ABSENT_FOR).then(|| {
+        let lasted = crate::clock::human(lasted);
+        Cause::KeyDestroyed
+            .seen(format!("there has been no key '{name}' in the store for {lasted}, in {looks} looks"))
+            .fix(format!(
+                "put it back: `keswarden key rescue {name}` writes the copy in memory, or restore a backup"
+            ))
+    })
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        Self {
+            verified: registry.gauges(
+                "keswarden_key_last_verified_timestamp_seconds",
+                "When the key was last fetched, compared and tried",
+                &["key"],
+            ),
+            mismatch: registry.int_gauges(
+                "keswarden_key_fingerprint_mismatch",
+                "1 when the store holds other bytes under the key's name than those in use, or has destroyed them",
+                &["key"],
+            ),
+        }
+    }
+
+    /// The key is gone by request: nothing is to be said of it any more.
+    pub(super) fn forget(&self, name: &Name) {
+        let _ = self.verified.remove_label_values(&[name.as_str()]);
+        let _ = self.mismatch.remove_label_values(&[name.as_str()]);
+    }
+}

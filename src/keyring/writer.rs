@@ -1,0 +1,187 @@
+//! The writer: the one side that changes the set of keys at hand, and the only one that the store's answers come to.
+
+use super::{
+    Held, Reply, Request, Snapshot, missing,
+    worker::{Outcome, Worker},
+};
+use crate::{
+    cause::{Cause, Finding},
+    clock::Instant,
+    crypto::{Kind, key_version::KeyVersion},
+    names::Name,
+    store::Error,
+};
+use jiff::Timestamp;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::{mpsc, watch};
+
+/// The one side that talks to the store and changes the set.
+pub struct KeyringWriter {
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    requests: mpsc::Receiver<Request>,
+    worker: Arc<Worker>,
+}
+
+/// How long "there is no such key" is believed.
+const NEGATIVE: Duration = Duration::from_millis(500);
+
+// === impl KeyringWriter ===
+
+impl KeyringWriter {
+    pub(super) fn new(
+        snapshot: watch::Sender<Arc<Snapshot>>,
+        requests: mpsc::Receiver<Request>,
+        worker: Arc<Worker>,
+    ) -> Self {
+        Self { snapshot, requests, worker }
+    }
+
+    /// Reads, parses, tries and holds a key: what the gate does before anything is served.
+    pub async fn load(&self, name: &Name) -> Result<Arc<Held>, Error> {
+        let held = self.worker.load(name).await?;
+        self.hold(name, held.clone());
+        Ok(held)
+    }
+
+    /// Holds a key of the sealed copy, as it was when it was sealed.
+    pub fn hold_copy(&self, name: &Name, version: Arc<KeyVersion>, verified: Duration) {
+        let fingerprint = version.key.fingerprint();
+        self.hold(name, Arc::new(Held { version, fingerprint, lost: false, verified, absent: None }));
+    }
+
+    /// Makes a whole new key and holds it.
+    pub async fn create(&self, name: &Name, by: &str, now: Timestamp) -> Result<Arc<Held>, Error> {
+        let version = KeyVersion::generate(Kind::of_this_machine(), now, by.to_owned());
+        self.worker.store.create(name, &version.to_text()).await?;
+        self.load(name).await
+    }
+
+    /// The store's side: answers requests until no reader is left or it is dropped.
+    pub async fn run(mut self) {
+        let mut work = Work::default();
+        loop {
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    None => return,
+                    Some(Request::Load(name, reply)) => self.look_up(&mut work, name, reply),
+                    Some(other) => {
+                        let (worker, snapshot) = (self.worker.clone(), self.snapshot.clone());
+                        work.tasks.spawn(async move { worker.serve(other, &snapshot).await });
+                    }
+                },
+                Some(done) = work.tasks.join_next_with_id() => match done {
+                    Ok((task, outcome)) => {
+                        work.loads.remove(&task);
+                        self.take(&mut work, outcome);
+                    }
+                    Err(error) => {
+                        tracing::error!("a task of the key store failed: {error}");
+                        if let Some(name) = work.loads.remove(&error.id()) {
+                            work.answer(&name, &Err(Error::Failed(failed(&name))));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Answers a look-up from memory, or asks the store, once however many wait.
+    fn look_up(&self, work: &mut Work, name: Name, reply: Reply<Arc<Held>>) {
+        let now = self.worker.clock.now();
+        work.absent.retain(|_, at| now < *at + NEGATIVE);
+        if let Some(held) = self.snapshot.borrow().get(&name) {
+            let _ = reply.send(Ok(held.clone()));
+        } else if work.absent.contains_key(&name) {
+            let _ = reply.send(Err(Error::Missing(missing(&name))));
+        } else if let Some(others) = work.waiting.get_mut(&name) {
+            others.push(reply);
+        } else {
+            work.waiting.insert(name.clone(), vec![reply]);
+            work.load(&self.worker, name);
+        }
+    }
+
+    fn take(&self, work: &mut Work, outcome: Outcome) {
+        match outcome {
+            // What was looked up while the key was made or deleted may be from before: look again.
+            Outcome::Loaded(name, _) if work.changed.remove(&name) => work.load(&self.worker, name),
+            Outcome::Loaded(name, result) => {
+                match &result {
+                    Ok(held) => self.hold(&name, held.clone()),
+                    Err(Error::Missing(_)) => {
+                        work.absent.insert(name.clone(), self.worker.clock.now());
+                    }
+                    Err(_) => {}
+                }
+                work.answer(&name, &result);
+            }
+            Outcome::Created(name) => work.is_changed(name),
+            Outcome::Deleted(name, reply) => {
+                self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).remove(&name)));
+                self.worker.metrics.forget(&name);
+                work.is_changed(name);
+                let _ = reply.send(Ok(()));
+            }
+            Outcome::Nothing => {}
+        }
+    }
+
+    fn hold(&self, name: &Name, held: Arc<Held>) {
+        self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).insert(name.clone(), held)));
+    }
+}
+
+/// What the writer's side is about.
+#[derive(Default)]
+struct Work {
+    tasks: tokio::task::JoinSet<Outcome>,
+    /// Which key a task loads, so that those who wait hear of a task that fails.
+    loads: HashMap<tokio::task::Id, Name>,
+    waiting: HashMap<Name, Vec<Reply<Arc<Held>>>>,
+    /// Keys that are being loaded, and were made or deleted meanwhile.
+    changed: HashSet<Name>,
+    absent: HashMap<Name, Instant>,
+}
+
+// === impl Work ===
+
+impl Work {
+    fn load(&mut self, worker: &Arc<Worker>, name: Name) {
+        let (worker, wanted) = (worker.clone(), name.clone());
+        let task =
+            self.tasks.spawn(async move { Outcome::Loaded(wanted.clone(), worker.find(&wanted).await) });
+        self.loads.insert(task.id(), name);
+    }
+
+    fn is_changed(&mut self, name: Name) {
+        self.absent.remove(&name);
+        if self.waiting.contains_key(&name) {
+            self.changed.insert(name);
+        }
+    }
+
+    fn answer(&mut self, name: &Name, result: &Result<Arc<Held>, Error>) {
+        self.changed.remove(name);
+        for reply in self.waiting.remove(name).unwrap_or_default() {
+            let _ = reply.send(share(result));
+        }
+    }
+}
+
+fn failed(name: &Name) -> Finding {
+    Cause::StoreUnavailable.seen(format!("loading the key '{name}' ended unexpectedly"))
+}
+
+/// The same result for everybody who waited.
+fn share(result: &Result<Arc<Held>, Error>) -> Result<Arc<Held>, Error> {
+    match result {
+        Ok(held) => Ok(held.clone()),
+        Err(Error::Missing(finding)) => Err(Error::Missing(finding.clone())),
+        Err(Error::Failed(finding)) => Err(Error::Failed(finding.clone())),
+        Err(Error::Exists) => Err(Error::Exists),
+    }
+}
