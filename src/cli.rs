@@ -186,6 +186,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn init(settings: Settings) -> u8 {
+    memory::protect();
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return cannot_listen(&error),

@@ -3,6 +3,8 @@
 //! A change counts when two looks, a second apart, see the same content, so that a half-written file never drops a deny
 //! rule. What cannot be used changes nothing: the former configuration stays, and a metric and a log line say so.
 
+mod files;
+
 use super::{Base, Stopped, notify};
 use crate::{
     cause::{Cause, Finding},
@@ -27,16 +29,10 @@ use crate::{
     },
     verifier,
 };
+use files::{Watched, content, content_of, store_content};
 use prometheus::{IntCounterVec, IntGauge};
 use rustls::ServerConfig;
-use sha2::{Digest, Sha256};
-use std::{
-    future::Future,
-    path::{Path, PathBuf},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet};
 
 /// What the server is made of.
@@ -47,6 +43,7 @@ pub(super) struct Parts {
     tls: Arc<ServerConfig>,
     /// A test's own store, which no reload replaces.
     given: bool,
+    watched: Watched,
 }
 
 /// How often the files are looked at: a change is in force after two looks that see the same.
@@ -56,6 +53,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How long the former key store still answers what was asked of it.
 const RETIREMENT: Duration = Duration::from_secs(20);
 
+/// KES's own words, and what that means here.
+const RELOAD_FAILED: &str = "Failed to reload server config, the former one stays";
+
 // === impl Parts ===
 
 impl Parts {
@@ -64,10 +64,11 @@ impl Parts {
         store: Option<Arc<dyn KeyStore>>,
         base: &Base,
     ) -> Result<Self, Stopped> {
+        let watched = Watched::new(content_of(&settings.first));
         let tls = server_config(&settings.first)?;
         let given = store.is_some();
         let (store, pins) = base.open_pinned(store, &settings.first.store, &settings.own.pins)?;
-        Ok(Self { settings, store, pins, tls, given })
+        Ok(Self { settings, store, pins, tls, given, watched })
     }
 
     /// Passes the gate and starts every part.
@@ -79,13 +80,27 @@ impl Parts {
         (gate_guard, api_guard): (Guard, Guard),
         mut drain: Drain,
     ) -> Result<(), Stopped> {
-        let Self { settings, store, pins, tls, given } = self;
-        let ServerSettings { own, file, first, .. } = settings;
-        let (address, describe) = (api.address, store.describe());
+        // The gate has a guard of its own for each configuration that it is tried with.
+        drop(gate_guard);
+        let mut hangups = Hangups::listen().map_err(|error| Stopped::Ended("SIGHUP", error.to_string()))?;
+        let address = api.address;
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
-        let gate = gate_config(&first, own.gate_timeout, pins.clone());
-        let Some(passed) = drain.or(base.pass(&gate, &store, gate_guard)).await else { return Ok(()) };
-        let (keyring, writer) = passed?;
+        let mut parts = self;
+        let (keyring, writer) = loop {
+            let gate =
+                gate_config(&parts.settings.first, parts.settings.own.gate_timeout, parts.pins.clone());
+            let guard = base.health.until("gate");
+            let store = parts.store.clone();
+            tokio::select! {
+                biased;
+                () = drain.started() => return Ok(()),
+                passed = base.pass(&gate, &store, guard) => break passed?,
+                next = parts.changed(base, &mut hangups) => parts.take(next, base),
+            }
+        };
+        let Self { settings, store, pins, tls, given, watched } = parts;
+        let ServerSettings { own, file, first, .. } = settings;
+        let describe = store.describe();
         let since = base.now().to_string();
         let (state, state_receiver) = watch::channel(Arc::new(state_of(&first, keyring.clone(), &since)));
         let (publish, tls) = watch::channel(tls);
@@ -107,7 +122,7 @@ impl Parts {
             publish: Publish { state, tls: publish, keyrings },
             metrics: Metrics::new(base),
         };
-        tasks.spawn("configuration", configuration.run(writer, drain));
+        tasks.spawn("configuration", configuration.run(writer, watched, hangups, drain));
         if listening.await.is_err() {
             // It could not listen, and says why as its task ends.
             return Ok(());
@@ -116,6 +131,47 @@ impl Parts {
         notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
         tracing::info!(api = %address, store = describe, "serving");
         Ok(())
+    }
+}
+
+impl Parts {
+    /// The file, once it says something else, while the gate waits.
+    async fn changed(&mut self, base: &Base, hangups: &mut Hangups) -> KesYaml {
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            let asked = tokio::select! {
+                () = hangups.next() => true,
+                _ = look.tick() => false,
+            };
+            let read = self.settings.file.read();
+            let content = content(&read, &self.settings.first);
+            if !self.watched.has_changed(content, base.clock.now()) && !asked {
+                continue;
+            }
+            self.watched.taken(content);
+            match read {
+                Ok(next) => return next,
+                Err(problems) => tracing::error!("{RELOAD_FAILED}: {}", problems.join("; ")),
+            }
+        }
+    }
+
+    /// Goes on waiting with another configuration, if it can be used.
+    fn take(&mut self, next: KesYaml, base: &Base) {
+        let opened = server_config(&next).and_then(|tls| {
+            if self.given {
+                return Ok((tls, (self.store.clone(), self.pins.clone())));
+            }
+            Ok((tls, base.open_pinned(None, &next.store, &self.settings.own.pins)?))
+        });
+        match opened {
+            Ok((tls, (store, pins))) => {
+                (self.tls, self.store, self.pins) = (tls, store, pins);
+                self.settings.first = next;
+                tracing::info!(store = self.store.describe(), "the configuration was reloaded");
+            }
+            Err(finding) => tracing::error!(cause = finding.cause.id(), "{RELOAD_FAILED}: {finding}"),
+        }
     }
 }
 
@@ -207,15 +263,16 @@ fn at_work(store: Arc<dyn KeyStore>, writer: KeyringWriter) -> Work {
 // === impl Configuration ===
 
 impl Configuration {
-    async fn run(mut self, writer: KeyringWriter, mut drain: Drain) -> Ended {
-        let mut hangups = match Hangups::listen() {
-            Ok(hangups) => hangups,
-            Err(error) => return Ended::Failed(format!("cannot listen for SIGHUP: {error}")),
-        };
+    async fn run(
+        mut self,
+        writer: KeyringWriter,
+        mut watched: Watched,
+        mut hangups: Hangups,
+        mut drain: Drain,
+    ) -> Ended {
         let mut work = at_work(self.store.clone(), writer);
         let mut retired: JoinSet<()> = JoinSet::new();
         let mut look = tokio::time::interval(LOOK);
-        let mut watched = Watched::new(self.content());
         loop {
             let asked = tokio::select! {
                 biased;
@@ -223,12 +280,12 @@ impl Configuration {
                 () = &mut work => return Ended::Failed("the key store's work ended".to_owned()),
                 Some(_) = retired.join_next() => false,
                 () = hangups.next() => true,
-                _ = look.tick() => watched.has_changed(self.content(), self.base.clock.now()),
+                _ = look.tick() => watched.has_changed(content(&(self.read)(), &self.now), self.base.clock.now()),
             };
             if !asked {
                 continue;
             }
-            watched.taken(self.content());
+            watched.taken(content(&(self.read)(), &self.now));
             // The store in use goes on working while the new one is tried.
             let tried = tokio::select! {
                 biased;
@@ -302,84 +359,13 @@ impl Configuration {
         match result {
             Ok(()) => tracing::info!(store = self.store.describe(), "the configuration was reloaded"),
             Err(Unchanged::Unusable(reason)) => {
-                tracing::error!("Failed to reload server config, the former one stays: {reason}");
+                tracing::error!("{RELOAD_FAILED}: {reason}");
             }
             Err(Unchanged::NotYet(finding)) => tracing::error!(
                 cause = finding.cause.id(),
                 "Failed to update server configuration, the former one stays, and it is tried again: {finding}"
             ),
         }
-    }
-
-    /// What every file says that the configuration in force is made of.
-    fn content(&self) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        let config = (self.read)();
-        let described = match &config {
-            Ok(config) => config,
-            // What is named by a file that cannot be read now is not known: what was known is looked at.
-            Err(problems) => {
-                digest.update(problems.join("\n"));
-                &self.now
-            }
-        };
-        digest.update(described.digest());
-        described.tls_files().iter().for_each(|path| add(&mut digest, path));
-        digest.update(store_content(described));
-        digest.finalize().into()
-    }
-}
-
-/// What a key store is opened with: its section of the file, and the files that it names.
-fn store_content(file: &KesYaml) -> [u8; 32] {
-    let mut digest = Sha256::new();
-    digest.update(file.store_digest);
-    file.store_files().iter().for_each(|path| add(&mut digest, path));
-    digest.finalize().into()
-}
-
-/// A file's bytes, or those of every file of a directory, in the order of names.
-fn add(digest: &mut Sha256, path: &Path) {
-    let entries = std::fs::read_dir(path).map(|entries| entries.flatten().map(|entry| entry.path()));
-    let mut files: Vec<PathBuf> = match entries {
-        Ok(entries) => entries.collect(),
-        Err(_) => vec![path.to_owned()],
-    };
-    files.sort();
-    for file in files {
-        digest.update(file.as_os_str().as_encoded_bytes());
-        let content = zeroize::Zeroizing::new(std::fs::read(&file).unwrap_or_default());
-        digest.update((content.len() as u64).to_be_bytes());
-        digest.update(&*content);
-    }
-}
-
-/// What was seen of the files.
-struct Watched {
-    /// What the last reload was made of.
-    taken: [u8; 32],
-    /// What the last look saw.
-    seen: [u8; 32],
-    /// Try again then, changed or not.
-    again_at: Option<crate::clock::Instant>,
-}
-
-// === impl Watched ===
-
-impl Watched {
-    fn new(content: [u8; 32]) -> Self {
-        Self { taken: content, seen: content, again_at: None }
-    }
-
-    /// Two looks have seen the same, and it is not what is in force.
-    fn has_changed(&mut self, content: [u8; 32], now: crate::clock::Instant) -> bool {
-        let twice = std::mem::replace(&mut self.seen, content) == content;
-        let due = self.again_at.is_some_and(|at| now >= at);
-        twice && (content != self.taken || due)
-    }
-
-    fn taken(&mut self, content: [u8; 32]) {
-        (self.taken, self.again_at) = (content, None);
     }
 }
 

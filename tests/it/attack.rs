@@ -40,6 +40,20 @@ impl Server {
 
     /// A server with the `server-config.yaml` of this directory; its certificate is made there.
     pub fn with(dir: TempDir, environment: Vec<(&str, String)>) -> Self {
+        let server = Self::launch(dir, environment);
+        server.wait_ready();
+        server
+    }
+
+    pub fn wait_ready(&self) {
+        eventually("the server answers", || {
+            let asked = block_on(self.client(false).send("GET", "/v1/ready", None));
+            asked.ok().filter(|reply| reply.status == 200)
+        });
+    }
+
+    /// The same, which may have to wait.
+    pub fn launch(dir: TempDir, environment: Vec<(&str, String)>) -> Self {
         tls::mint::RunDir::new(dir.path().to_owned(), &[]).ensure(now()).unwrap();
         let address = || format!("127.0.0.1:{}", crate::peers::free_port()).parse::<SocketAddr>().unwrap();
         let (api, admin) = (address(), address());
@@ -53,13 +67,12 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let server = Self { process, dir, api, admin };
-        eventually("the server answers", || {
-            block_on(server.client(false).send("GET", "/v1/ready", None))
-                .ok()
-                .filter(|reply| reply.status == 200)
-        });
-        server
+        Self { process, dir, api, admin }
+    }
+
+    /// The health server's status page, once it is there.
+    pub fn status(&self) -> String {
+        crate::harness::health(self.admin, "/status").1
     }
 
     pub fn metric(&self, line: &str) -> Option<f64> {

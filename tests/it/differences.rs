@@ -188,3 +188,17 @@ fn a_new_key_store_takes_the_place_of_the_old_one_once_it_works() {
     assert_eq!(admin.call("GET", &format!("/v1/key/describe/{KEY}"), None).status, 404);
     assert_eq!(server.metric("keswarden_config_reload_failed"), Some(0.0));
 }
+
+#[test]
+fn a_file_that_is_mended_while_the_start_waits_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("server-config.yaml");
+    let yaml = Kes::yaml(&dir, "");
+    std::fs::write(&file, yaml.replace("/keys", "/mistyped")).unwrap();
+    std::fs::create_dir(dir.path().join("keys")).unwrap();
+    let server = Server::launch(dir, Vec::new());
+    eventually("it waits, and says for what", || server.status().contains("store_unavailable").then_some(()));
+    std::fs::write(&file, "no: [yaml").unwrap();
+    std::fs::write(&file, yaml).unwrap();
+    server.wait_ready();
+}
