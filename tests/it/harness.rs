@@ -101,9 +101,13 @@ impl App {
 
     /// A client with MinIO's certificate.
     pub fn minio(&self, http1: bool) -> Client {
-        let (certificate, key) =
-            (self.run_dir.path().join("client.crt"), self.run_dir.path().join("client.key"));
-        self.client(Some(Pair::read(&certificate, &key).unwrap()), http1)
+        self.client(Some(minio_pair(self.run_dir.path())), http1)
+    }
+
+    /// The same for an app with another run directory.
+    pub fn minio_of(&self, run_dir: &Path) -> Client {
+        let trust = Trust::only(&run_dir.join("ca.crt")).unwrap();
+        Client::new(tls::client_config(trust, Some(minio_pair(run_dir))).unwrap(), false, self.api)
     }
 
     /// A client whom nobody knows.
@@ -127,6 +131,10 @@ impl App {
         self.trigger.drain();
         self.thread.take().unwrap().join().unwrap()
     }
+}
+
+fn minio_pair(run_dir: &Path) -> Pair {
+    Pair::read(&run_dir.join("client.crt"), &run_dir.join("client.key")).unwrap()
 }
 
 impl Drop for App {

@@ -19,6 +19,7 @@ mod formats;
 mod gate;
 mod harness;
 mod journey;
+mod kept;
 mod kes_cli;
 mod kes_server;
 mod keyring;
