@@ -3,6 +3,11 @@ path "kv/data/minio/*"        { capabilities = ["create", "read"] } # create: `m
 path "kv/metadata/minio/*"    { capabilities = ["read", "list"] }   # to tell a key that never was from one that is gone
 path "kv/metadata/minio"      { capabilities = ["list"] }
 
+# Pins (KESWARDEN_PIN_KV=kv/keswarden-pins): apart from the keys, and written once. No update: whoever can overwrite a key
+# cannot move its pin.
+path "kv/data/keswarden-pins/*"     { capabilities = ["create", "read"] }
+path "kv/metadata/keswarden-pins/*" { capabilities = ["read"] }
+
 # Only needed because the role has no default policy.
 path "auth/token/lookup-self" { capabilities = ["read"] }
 path "auth/token/renew-self"  { capabilities = ["update"] }

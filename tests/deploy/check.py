@@ -17,6 +17,7 @@ VARIANTS = {
     "kubernetes login": ["--set", "vault.auth=kubernetes"],
     "gate only": ["--set", "agent.enabled=false", "--set", "kes.endpoint=https://kes:7373", "--set", "kes.existingSecret=kes"],
     "one server, a deadline": ["--set", "minio.replicas=1", "--set", "gate.timeout=10m", "--set", "podDisruptionBudget.enabled=false"],
+    "pins and drives": ["--set", "vault.pins=kv/keswarden-pins", "--set", "gate.drives=true"],
     "more settings": ["--set", "env.KESWARDEN_LOG_FORMAT=json", "--set", "vault.namespace=team", "--set", "minio.storage.storageClassName=fast"],
 }
 
@@ -57,7 +58,7 @@ def check_lint():
 
 
 def check_schema_refuses_nonsense():
-    for wrong in ("vault.auth=password", "vault.address=vault", "keyName=-x", "env.FOO=1", "gate.timeout=soon", "minio.replicas=0"):
+    for wrong in ("vault.auth=password", "vault.address=vault", "keyName=-x", "env.FOO=1", "gate.timeout=soon", "minio.replicas=0", "vault.pins=a b", "gate.drives=perhaps"):
         code, said = run(HELM, "template", CHART, "--kube-version", KUBERNETES, "--set", wrong)
         assert code != 0, f"{wrong} was accepted"
     code, said = run(HELM, "template", CHART, "--kube-version", KUBERNETES, "--set", "agent.enabled=false")

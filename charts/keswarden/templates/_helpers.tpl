@@ -53,6 +53,12 @@ seccompProfile: { type: RuntimeDefault }
 - { name: KESWARDEN_KES_KEY_FILE, value: /etc/keswarden/kes/client.key }
 - { name: KESWARDEN_KES_CAPATH, value: /etc/keswarden/kes/ca.crt }
 {{- end }}
+{{- with .Values.vault.pins }}
+- { name: KESWARDEN_PIN_KV, value: {{ . | quote }} }
+{{- end }}
+{{- if .Values.gate.drives }}
+- { name: KESWARDEN_DRIVES, value: /data }
+{{- end }}
 {{- range $name, $value := .Values.env }}
 - { name: {{ $name }}, value: {{ $value | quote }} }
 {{- end }}
@@ -65,5 +71,8 @@ seccompProfile: { type: RuntimeDefault }
 - { name: run, mountPath: /run/keswarden }
 {{- else }}
 - { name: kes, mountPath: /etc/keswarden/kes, readOnly: true }
+{{- end }}
+{{- if .Values.gate.drives }}
+- { name: data, mountPath: /data, readOnly: true }
 {{- end }}
 {{- end }}
