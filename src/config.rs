@@ -5,6 +5,7 @@
 pub mod kes_yaml;
 pub mod minio_env;
 mod parse;
+mod safety;
 pub mod server;
 pub mod vars;
 mod yaml;
@@ -12,11 +13,9 @@ mod yaml;
 use crate::{
     gate::{self, Create},
     identity::{ApiKey, Identity},
-    kes, kes_client,
-    keyring::Limits,
-    keystore,
+    kes, kes_client, keystore,
     names::Name,
-    offline, pins,
+    offline,
     s3::Sse,
     secret::Secret,
     sse, telemetry, tls,
@@ -28,9 +27,9 @@ use crate::{
 };
 use minio_env::MinioEnv;
 use parse::Reader;
-use std::{
-    collections::BTreeMap, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
-};
+pub use safety::PinSettings;
+use safety::{limits, offline_settings, one_of, pin_settings};
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 /// Everything that was decided before the program starts.
 pub struct Settings {
@@ -57,16 +56,6 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Loud, not fatal: what is probably a mistake.
     pub warnings: Vec<String>,
-}
-
-/// Where pins are.
-#[derive(Clone, Default)]
-pub struct PinSettings {
-    pub mode: pins::Mode,
-    pub stated: BTreeMap<String, String>,
-    pub dir: Option<PathBuf>,
-    /// Where in the Vault of the keys.
-    pub kv: Option<keystore::vault::Config>,
 }
 
 /// Where the keys are.
@@ -160,76 +149,6 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
     let (warnings, problems) = reader.finish();
     let warnings = file_warnings.into_iter().chain(warnings).collect();
     if problems.is_empty() { Ok(Settings { warnings, ..settings }) } else { Err(Problems(problems)) }
-}
-
-/// The word that was chosen, or the first, which is the default.
-fn one_of<const N: usize>(reader: &mut Reader, name: &'static str, words: [&'static str; N]) -> &'static str {
-    let Some(text) = reader.text(name) else { return words[0] };
-    match words.iter().find(|word| **word == text) {
-        Some(word) => word,
-        None => {
-            reader.problem(name, Some(&text), &format!("is none of {}", words.join(", ")));
-            words[0]
-        }
-    }
-}
-
-/// How long keys are used while they cannot be verified.
-fn limits(reader: &mut Reader, interval: Duration) -> Limits {
-    let closed = one_of(reader, "KESWARDEN_OUTAGE", ["open", "closed"]) == "closed";
-    let default = closed.then_some(interval * 2);
-    let mut limit = |name: &'static str, otherwise: Option<Duration>| match reader.text(name).as_deref() {
-        Some("unlimited") => None,
-        Some(_) => reader.duration(name),
-        None => default.or(otherwise),
-    };
-    Limits {
-        open: limit("KESWARDEN_STALE_OPEN_MAX", None),
-        seal: limit("KESWARDEN_STALE_SEAL_MAX", Some(Duration::from_secs(72 * 3600))),
-    }
-}
-
-fn offline_settings(reader: &mut Reader) -> Option<offline::Config> {
-    let max_age = reader.interval("KESWARDEN_OFFLINE_MAX", Duration::from_secs(72 * 3600));
-    let tenant = reader.plain("KESWARDEN_TENANT").unwrap_or_default();
-    match (reader.path("KESWARDEN_OFFLINE_DIR"), reader.path("KESWARDEN_OFFLINE_KEY_FILE")) {
-        (Some(dir), Some(wrapping_key)) => Some(offline::Config { dir, wrapping_key, max_age, tenant }),
-        (None, None) => None,
-        (Some(_), None) => reader.refuse(
-            "KESWARDEN_OFFLINE_KEY_FILE",
-            "is not set, but KESWARDEN_OFFLINE_DIR is: sealed with what?",
-        ),
-        (None, Some(_)) => reader.refuse(
-            "KESWARDEN_OFFLINE_DIR",
-            "is not set, but KESWARDEN_OFFLINE_KEY_FILE is: where is the copy?",
-        ),
-    }
-}
-
-fn pin_settings(reader: &mut Reader) -> PinSettings {
-    let mut stated = BTreeMap::new();
-    for item in reader.list("KESWARDEN_PINS") {
-        match item.split_once('=') {
-            Some((name, fingerprint)) if Name::parse(name).is_ok() && !fingerprint.is_empty() => {
-                stated.insert(name.to_owned(), fingerprint.trim().to_owned());
-            }
-            _ => reader.problem("KESWARDEN_PINS", Some(&item), "is not NAME=FINGERPRINT"),
-        }
-    }
-    let tenant = reader.vault_path("KESWARDEN_TENANT").unwrap_or_default();
-    let dir = reader.path("KESWARDEN_PIN_DIR").map(|dir| dir.join(&tenant));
-    let kv = reader.vault_path("KESWARDEN_PIN_KV").map(|path| {
-        let (mount, prefix) = path.split_once('/').unwrap_or((&path, "keswarden-pins"));
-        let prefix =
-            [prefix, &tenant].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
-        keystore::vault::Config { mount: mount.to_owned(), version: None, prefix, transit: None }
-    });
-    let mode = match one_of(reader, "KESWARDEN_PIN", ["warn", "require", "off"]) {
-        "require" => pins::Mode::Require,
-        "off" => pins::Mode::Off,
-        _ => pins::Mode::Warn,
-    };
-    PinSettings { mode, stated, dir, kv }
 }
 
 fn kes_config(reader: &mut Reader, format: telemetry::Format, interval: Duration) -> kes::Config {

@@ -4,7 +4,7 @@ use super::{
     Inputs, PinSettings, Problems, kes_config,
     kes_yaml::{self, KesYaml, Purpose},
     parse::Reader,
-    pin_settings,
+    safety::pin_settings,
 };
 use crate::{kes, telemetry, verifier};
 use std::{

@@ -3,6 +3,9 @@
 //! The field inside the secret is the key's own name. On v2 version 1 is what counts, as for KES: whoever writes a second
 //! version changes nothing. Creation is `cas=0`, and nothing is believed before it was read back.
 
+mod read;
+mod transit;
+
 use crate::{
     cause::{Cause, Finding},
     names::Name,
@@ -14,14 +17,12 @@ use crate::{
     },
 };
 use async_trait::async_trait;
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use zeroize::Zeroizing;
 
 /// Where in Vault the keys are.
 #[derive(Clone)]
@@ -161,114 +162,6 @@ impl VaultStore {
             .join("/")
     }
 
-    async fn read(&self, name: &Name) -> Result<Secret, Error> {
-        let version = self.version().await.map_err(Error::Failed)?;
-        let (part, query) = match version {
-            Version::V1 => ("", None),
-            Version::V2 => ("data", Some("version=1")),
-        };
-        let path = self.path(part, name.as_str());
-        let asked = Asked { what: "reading the key", path: &path };
-        let answer = self.client.get(&asked, query).await.map_err(Error::Failed)?;
-        match answer.status {
-            200 => self.field(version, name, &path, &answer).map_err(Error::Failed),
-            404 => Err(self.absent(version, name, &asked, &answer).await),
-            _ => Err(Error::Failed(self.client.verdict(&asked, &answer))),
-        }
-    }
-
-    /// The text in the field that has the key's own name.
-    fn field(&self, version: Version, name: &Name, path: &str, answer: &Answer) -> Result<Secret, Finding> {
-        let malformed = |what: &str| {
-            Cause::KeyMalformed
-                .seen(format!("the secret at {path} in Vault {} {what}", self.client.address()))
-        };
-        let mut value: Value = answer.json().ok_or_else(|| malformed("is no JSON object"))?;
-        let data = match version {
-            Version::V1 => value.pointer_mut("/data"),
-            Version::V2 => value.pointer_mut("/data/data"),
-        };
-        match data.and_then(|data| data.get_mut(name.as_str())).map(Value::take) {
-            Some(Value::String(text)) => Ok(Secret::new(text)),
-            Some(_) => Err(malformed(&format!("has a field '{name}' that is no text"))),
-            None => Err(malformed(&format!(
-                "has no field '{name}' (KES keeps a key in the field of its own name)"
-            ))),
-        }
-    }
-
-    /// What a 404 means: never there, deleted, destroyed, or trimmed away.
-    async fn absent(&self, version: Version, name: &Name, asked: &Asked<'_>, answer: &Answer) -> Error {
-        let address = self.client.address();
-        if !answer.is_vaults() {
-            return Error::Failed(self.client.not_vault(answer));
-        }
-        let words = answer.errors();
-        if words.iter().any(|word| word.contains("Invalid path for a versioned"))
-            && self.config.version.is_none()
-        {
-            // It was v1 when we asked, and is v2 now: ask again next time.
-            *self.lock() = None;
-        }
-        if words.iter().any(|word| {
-            word.contains("no handler for route")
-                || word.contains("Invalid path for a versioned")
-                || word.contains("namespace not found")
-        }) {
-            return Error::Failed(self.client.verdict(asked, answer));
-        }
-        let mount = &self.config.mount;
-        let place = self.path("", name.as_str());
-        let inner = place.strip_prefix(&format!("{mount}/")).unwrap_or(&place);
-        let metadata = answer.json::<Value>().and_then(|body| body.pointer("/data/metadata").cloned());
-        if let Some(metadata) = metadata {
-            let destroyed = metadata["destroyed"] == json!(true);
-            return Error::Failed(match destroyed {
-                true => Cause::KeyDestroyed
-                    .seen(format!("version 1 of the key at {place} in Vault {address} was destroyed")),
-                false => Cause::KeyDeleted
-                    .seen(format!(
-                        "version 1 of the key at {place} in Vault {address} was deleted at {}",
-                        metadata["deletion_time"].as_str().unwrap_or("an unknown time")
-                    ))
-                    .fix(format!("undelete it: `bao kv undelete -mount={mount} -versions=1 {inner}`")),
-            });
-        }
-        let history = match version {
-            Version::V1 => false,
-            Version::V2 => match self.has_metadata(name).await {
-                Ok(history) => history,
-                // Without the right to look, the first 404 is all there is to know.
-                Err(finding) if finding.cause == Cause::PolicyMissing => false,
-                Err(finding) => return Error::Failed(finding),
-            },
-        };
-        match history {
-            true => Error::Failed(
-                Cause::KeyDestroyed
-                    .seen(format!("the key at {place} in Vault {address} has a history, but its version 1 is gone"))
-                    .fix("restore version 1's value from a backup: later versions are not what KES or keswarden read; raise max_versions on the mount"),
-            ),
-            false => Error::Missing(
-                Cause::KeyMissing
-                    .seen(format!("there is no key at {place} in Vault {address}"))
-                    .fix(format!("create it once: {}", self.how_to_create(name))),
-            ),
-        }
-    }
-
-    async fn has_metadata(&self, name: &Name) -> Result<bool, Finding> {
-        let path = self.path("metadata", name.as_str());
-        let asked = Asked { what: "looking for the key's history", path: &path };
-        let answer = self.client.get(&asked, None).await?;
-        match answer.status {
-            200 => Ok(true),
-            404 if answer.is_vaults() => Ok(false),
-            404 => Err(self.client.not_vault(&answer)),
-            _ => Err(self.client.verdict(&asked, &answer)),
-        }
-    }
-
     async fn write(&self, version: Version, name: &Name, text: &str) -> Result<(), Error> {
         let (part, body) = match version {
             Version::V1 => ("", json!({ name.as_str(): text })),
@@ -298,19 +191,6 @@ impl VaultStore {
         }
     }
 
-    /// A key that must be there, looked for until a standby has heard of it too.
-    async fn what_is_there(&self, name: &Name) -> Result<(), Error> {
-        let mut last = self.read(name).await;
-        for _ in 0..STALE_TRIES {
-            match last {
-                Err(Error::Missing(_)) => tokio::time::sleep(READ_BACK_PAUSE).await,
-                known => return known.map(drop),
-            }
-            last = self.read(name).await;
-        }
-        last.map(drop)
-    }
-
     fn cannot_create(&self, asked: &Asked<'_>, answer: &Answer) -> Finding {
         let finding = self.client.verdict(asked, answer);
         match finding.cause {
@@ -338,63 +218,6 @@ impl VaultStore {
         );
         Err(Error::Failed(Cause::VaultUnhealthy.seen(seen)))
     }
-
-    /// As it is stored: wrapped, where that is wanted.
-    async fn wrapped(&self, text: &Secret) -> Result<Secret, Finding> {
-        let Some(transit) = &self.config.transit else { return Ok(Secret::new(text.expose().to_owned())) };
-        let plaintext = Zeroizing::new(STANDARD.encode(text.expose()));
-        let path = format!("{}/encrypt/{}", transit.mount, transit.key);
-        let asked = Asked { what: "wrapping the key with transit", path: &path };
-        let wrapped = self.transit(&asked, &json!({ "plaintext": *plaintext }), "ciphertext").await?;
-        match is_wrapped(&wrapped) {
-            true => Ok(Secret::new(wrapped.to_string())),
-            false => {
-                Err(Cause::TransitFailed.seen(format!("{path} answered something that is not vault:v…:")))
-            }
-        }
-    }
-
-    async fn unwrap(&self, name: &Name, text: Secret) -> Result<Secret, Finding> {
-        if !is_wrapped(text.expose()) {
-            return Ok(text);
-        }
-        let Some(transit) = &self.config.transit else {
-            return Err(
-                Cause::KeyTransitUnset.seen(format!("the key '{name}' is wrapped by Vault's transit engine"))
-            );
-        };
-        let path = format!("{}/decrypt/{}", transit.mount, transit.key);
-        let asked = Asked { what: "unwrapping the key with transit", path: &path };
-        let plaintext = self.transit(&asked, &json!({ "ciphertext": text.expose() }), "plaintext").await?;
-        let text = STANDARD.decode(plaintext.as_bytes()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        text.map(Secret::new).ok_or_else(|| {
-            Cause::KeyMalformed.seen(format!("what transit unwrapped for the key '{name}' is no text"))
-        })
-    }
-
-    async fn transit(
-        &self,
-        asked: &Asked<'_>,
-        body: &Value,
-        member: &str,
-    ) -> Result<Zeroizing<String>, Finding> {
-        let answer = self.client.post(asked, body).await?;
-        let mut value: Value = match answer.status {
-            200 => answer.json().unwrap_or_default(),
-            _ => return Err(self.client.verdict(asked, &answer)),
-        };
-        match value["data"][member].take() {
-            Value::String(text) => Ok(Zeroizing::new(text)),
-            _ => Err(Cause::TransitFailed.seen(format!("{} answered without '{member}'", asked.path))),
-        }
-    }
-}
-
-/// `vault:v<digits>:`
-fn is_wrapped(text: &str) -> bool {
-    let version = text.strip_prefix("vault:v").and_then(|rest| rest.split_once(':'));
-    version
-        .is_some_and(|(digits, _)| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 #[async_trait]
