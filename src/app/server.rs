@@ -18,6 +18,7 @@ use crate::{
     http,
     kes::State,
     keyring::{Keyring, KeyringWriter},
+    offline::SealedCopy,
     pins::Pins,
     shutdown::{Drain, Ended, Hangups, Tasks},
     store::KeyStore,
@@ -86,9 +87,12 @@ impl Parts {
         let address = api.address;
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
         let mut parts = self;
+        let copy = parts.settings.own.offline.clone();
+        let copy = copy.map(|config| Arc::new(SealedCopy::new(config, base.clock.clone())));
         let (keyring, writer) = loop {
             let gate =
                 gate_config(&parts.settings.first, parts.settings.own.gate_timeout, parts.pins.clone());
+            let gate = gate::Config { copy: copy.clone(), ..gate };
             let guard = base.health.until("gate");
             let store = parts.store.clone();
             tokio::select! {
@@ -107,6 +111,7 @@ impl Parts {
         let (keyrings, keyring) = watch::channel(keyring);
         let listening = base.spawn_api(tasks, api, own.kes, state_receiver, tls, drain.clone());
         let verifier = verifier::Verifier::new(own.verifier, keyring, &base.registry, base.health.clone());
+        let verifier = verifier.with_copy(copy, store.describe());
         tasks.spawn("verifier", verifier.run(base.clock.clone(), drain.clone()));
         let configuration = Configuration {
             base: base.clone(),

@@ -4,9 +4,9 @@ use super::{
     Inputs, PinSettings, Problems, kes_config,
     kes_yaml::{self, KesYaml, Purpose},
     parse::Reader,
-    safety::pin_settings,
+    safety::{offline_settings, pin_settings},
 };
-use crate::{kes, telemetry, verifier};
+use crate::{kes, offline, telemetry, verifier};
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
@@ -54,6 +54,7 @@ pub struct Own {
     pub admin_demanded: bool,
     pub kes: kes::Config,
     pub pins: PinSettings,
+    pub offline: Option<offline::Config>,
     pub verifier: verifier::Config,
     pub gate_timeout: Option<Duration>,
     pub drain_timeout: Duration,
@@ -76,6 +77,7 @@ pub fn own(inputs: Inputs) -> Result<Own, Refused> {
         admin_demanded: admin.is_some(),
         kes: kes_config(&mut reader, log_format, interval),
         pins: pin_settings(&mut reader),
+        offline: offline_settings(&mut reader),
         verifier: verifier::Config { interval },
         gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
         drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),

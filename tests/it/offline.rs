@@ -144,6 +144,24 @@ fn neither_the_keys_nor_their_names_are_readable_in_it() {
     assert!(Path::new(&copy.file()).exists());
 }
 
+#[test]
+fn a_server_in_the_place_of_kes_starts_on_its_copy_too() {
+    use crate::kes_server::Kes;
+    let copy = Copy::new("1h");
+    let store = Arc::new(MemoryStore::new());
+    store.put(KEY, &key_text());
+    let kes = Kes::start(store.clone(), "", &copy.settings());
+    kes.wait_ready();
+    let (_, sealed) = kes.client(Some(&Kes::admin()), false).generate(KEY, "{}");
+    fs::remove_file(copy.file()).ok();
+    eventually("the copy is written, with the key", || copy.file().exists().then_some(()));
+    kes.stop().unwrap();
+    away(&store, Cause::VaultSealed);
+    let kes = Kes::start(store, "", &copy.settings());
+    kes.wait_ready();
+    assert_eq!(kes.client(Some(&Kes::admin()), false).decrypt(KEY, &sealed, "{}").status, 200);
+}
+
 /// On real servers: OpenBao is down, the agent and MinIO start anew, and what was written before is read.
 #[test]
 fn minio_boots_on_the_sealed_copy_while_vault_is_down() {
