@@ -82,7 +82,9 @@ fn start(mut settings: ServerSettings, deps: Deps, api_key: Option<&ApiKey>) -> 
         tracing::warn!("{warning}");
     }
     banner(&settings, api_key);
-    let code = block_on(serve(|| app::build_server(settings, deps), |_| {}));
+    // Said whatever the log level is: `error: off` is no reason to end without a word.
+    let build = || app::build_server(settings, deps).inspect_err(|stopped| eprintln!("Error: {stopped}"));
+    let code = block_on(serve(build, |_| {}));
     if code == 0 {
         println!("\n=> Stopping server... Goodbye.");
     }

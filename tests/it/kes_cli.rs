@@ -215,3 +215,38 @@ fn shells_are_told_how_to_complete() {
         assert!(Cli::of(&kes).prints(&["completion", shell]).contains(says), "{shell}");
     }
 }
+
+#[test]
+fn a_server_that_cannot_start_says_why_and_ends_with_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("server-config.yaml");
+    let server = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_keswarden"))
+            .arg("server")
+            .args(arguments)
+            .env_clear()
+            .env("KESWARDEN_ADMIN_ADDR", "127.0.0.1:0")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(server(&[]), "Error: open : no such file or directory\n");
+    let config = format!("--config={}", file.display());
+    let yaml = "admin: { identity: a }\ntls: { key: /nonexistent.key, cert: /nonexistent.crt }\nlog: { error: off }\n";
+    std::fs::write(&file, yaml).unwrap();
+    let told = server(&[&config, "--auth=off", "--key=x", "--cert=y"]);
+    assert!(
+        told.contains("Warning: '--auth' is ignored")
+            && told.contains("Error: kesconf: no keystore specified"),
+        "{told}"
+    );
+    std::fs::write(&file, format!("{yaml}keystore: {{ fs: {{ path: /tmp }} }}\n")).unwrap();
+    let told = server(&[&config, "--addr=127.0.0.1:0"]);
+    assert!(told.contains("Error: ") && told.contains("/nonexistent.crt"), "{told}");
+    assert!(server(&[&config, "positional"]).starts_with("Error: "));
+    assert!(server(&[&config, "--dev"]).starts_with("Error: "));
+    assert!(
+        server(&[&config, "--addr=kes.example:7373"]).contains("'kes.example' is not a valid IP address")
+    );
+}
