@@ -331,3 +331,41 @@ fn rapid_resets_end_their_own_connection_only() {
     assert!(refused || !waited, "twenty thousand resets must not be put up with");
     still_serves(&kes);
 }
+
+/// TLS 1.2 lets a client ask for another handshake at any time, which costs a server much more than the client.
+#[test]
+fn renegotiation_is_refused() {
+    let server = Server::start();
+    let [certificate, key] = identity(server.dir.path());
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-tls1_2", "-connect", &server.api.to_string(), "-cert"])
+        .arg(certificate)
+        .arg("-key")
+        .arg(key)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // `R` at the beginning of a line makes this client ask for it, a hundred times here.
+    let asked = client.stdin.take().unwrap().write_all("R\n".repeat(100).as_bytes());
+    let output = client.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(told.contains("TLSv1.2"), "the first handshake must succeed: {told}");
+    assert!(told.contains("no renegotiation"), "and no other: {told} {asked:?}");
+    is_served_well(&server);
+}
+
+#[test]
+fn a_body_that_does_not_come_ends_the_connection_at_the_deadline() {
+    let kes = Kes::serving("api:\n  /v1/key/decrypt/:\n    timeout: 1s\n");
+    kes.store.put(KEY, &key_text());
+    let mut stream = raw(&kes, b"http/1.1");
+    let begun = std::time::Instant::now();
+    stream
+        .write_all(b"POST /v1/key/decrypt/my-key HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        .unwrap();
+    assert_eq!(rest(&mut stream), "", "nothing is sent, as by KES");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    still_serves(&kes);
+}

@@ -2,7 +2,7 @@
 
 use crate::{
     attack::Server,
-    harness::{KEY, base64, eventually, key_text},
+    harness::{KEY, base64, block_on, eventually, key_text},
     kes_server::Kes,
     peers::{Bao, policy},
 };
@@ -41,7 +41,7 @@ fn deleted_keys_can_be_undeleted() {
     let key = key_text();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("server-config.yaml");
-    std::fs::write(&file, vault_yaml(&bao, dir.path())).unwrap();
+    std::fs::write(&file, vault_yaml(&bao, dir.path(), DELETE)).unwrap();
     let server = Server::with(dir, vec![("KESWARDEN_ALLOW_DELETE", "on".to_owned())]);
     let admin = server.client(false);
     let empty = admin.call("GET", "/v1/key/list/", None);
@@ -64,12 +64,22 @@ fn deleted_keys_can_be_undeleted() {
         assert_eq!((refused.status, refused.body), (502, refusal(message)), "{path}");
     }
     assert_eq!(admin.call("DELETE", "/v1/key/delete/never-there", None).status, 200, "as KES on Vault");
+    // A start that demands this key waits for it, and makes no other.
+    let dir = tempfile::tempdir().unwrap();
+    let before = std::fs::read_to_string(server.dir.path().join("server-config.yaml")).unwrap();
+    let yaml = before.replace(&server.dir.path().display().to_string(), &dir.path().display().to_string());
+    std::fs::write(dir.path().join("server-config.yaml"), yaml + "keys: [{ name: my-key }]\n").unwrap();
+    let demanding = Server::launch(dir, Vec::new());
+    eventually("it names the command", || demanding.status().contains("bao kv undelete").then_some(()));
     bao.ok(&["kv", "undelete", "-mount=kv", "-versions=1", "minio/my-key"], "");
+    demanding.wait_ready();
     assert_eq!(admin.decrypt(KEY, &ciphertext, "{}").status, 200);
 }
 
-fn vault_yaml(bao: &Bao, dir: &Path) -> String {
-    let more = "\npath \"kv/delete/minio/*\" { capabilities = [\"update\"] }\n";
+/// What a policy needs more for soft deletion.
+const DELETE: &str = "\npath \"kv/delete/minio/*\" { capabilities = [\"update\"] }\n";
+
+fn vault_yaml(bao: &Bao, dir: &Path, more: &str) -> String {
     let (role_id, secret_id) = bao.setup_approle(&(policy(2) + more));
     let path = |file: &str| dir.join(file).display().to_string();
     format!(
@@ -201,4 +211,110 @@ fn a_file_that_is_mended_while_the_start_waits_is_taken() {
     std::fs::write(&file, "no: [yaml").unwrap();
     std::fs::write(&file, yaml).unwrap();
     server.wait_ready();
+}
+
+#[test]
+fn a_reload_during_an_outage_keeps_the_keys_at_hand() {
+    let kes = Kes::serving("");
+    kes.store.put(KEY, &key_text());
+    let admin = kes.client(Some(&Kes::admin()), false);
+    let (_, ciphertext) = admin.generate(KEY, "{}");
+    kes.store.fail(Some(Cause::VaultSealed.seen("Vault is sealed")));
+    kes.rewrite("api:\n  /v1/ready:\n    timeout: 7s\n");
+    eventually("the new file is in force", || {
+        let api = admin.call("GET", "/v1/api", None).body;
+        api.contains(r#""path":"/v1/ready","max_body":0,"timeout":7}"#).then_some(())
+    });
+    assert_eq!(admin.decrypt(KEY, &ciphertext, "{}").status, 200);
+}
+
+#[test]
+fn metrics_are_text_whatever_is_asked_for() {
+    let kes = Kes::serving("");
+    let admin = kes.client(Some(&Kes::admin()), false);
+    let url = format!("https://{}/v1/metrics", kes.api);
+    let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+    let answer = block_on(async { admin.http.get(url).header("accept", accept).send().await }).unwrap();
+    let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
+    assert!(block_on(answer.text()).unwrap().contains("# TYPE kes_system_up_time gauge"));
+}
+
+#[test]
+fn the_version_is_our_own() {
+    let kes = Kes::serving("");
+    let told = kes.client(Some(&Kes::admin()), true).call("GET", "/version", None).body;
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["version"], keswarden::version::VERSION);
+    assert_eq!(told["commit"].as_str().unwrap().len(), 40);
+}
+
+#[test]
+fn ciphers_without_authentication_of_their_own_are_refused() {
+    let kes = Kes::serving("");
+    let shakes_hands = |cipher: &str| {
+        let output = std::process::Command::new("openssl")
+            .args(["s_client", "-tls1_2", "-cipher", cipher, "-connect", &kes.api.to_string()])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        !String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).contains("handshake failure")
+    };
+    assert!(!shakes_hands("ECDHE-ECDSA-AES128-SHA"), "AES-CBC with SHA-1");
+    assert!(shakes_hands("ECDHE-ECDSA-AES128-GCM-SHA256"), "this server's certificate is no obstacle");
+}
+
+#[test]
+fn keys_under_a_rotated_transit_key_are_made_and_read() {
+    let bao = Bao::unsealed();
+    bao.setup_kv(2, "kv");
+    bao.ok(&["secrets", "enable", "transit"], "");
+    bao.ok(&["write", "-f", "transit/keys/wrap"], "");
+    let transit = |dir: &Path| {
+        let more = ["encrypt", "decrypt"]
+            .map(|op| format!("\npath \"transit/{op}/wrap\" {{ capabilities = [\"update\"] }}"))
+            .concat();
+        vault_yaml(&bao, dir, &more)
+            .replace("    prefix: minio\n", "    prefix: minio\n    transit: { key: wrap }\n")
+    };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("server-config.yaml"), transit(dir.path())).unwrap();
+    let file = std::fs::read_to_string(dir.path().join("server-config.yaml")).unwrap();
+    let server = Server::with(dir, Vec::new());
+    let create =
+        |name: &str| server.client(false).call("PUT", &format!("/v1/key/create/{name}"), None).status;
+    let stored = |name: &str| {
+        bao.ok(&["kv", "get", "-mount=kv", &format!("-field={name}"), &format!("minio/{name}")], "")
+    };
+    assert_eq!(create("before"), 200);
+    bao.ok(&["write", "-f", "transit/keys/wrap/rotate"], "");
+    assert_eq!(create("after"), 200);
+    assert!(stored("before").starts_with("vault:v1:") && stored("after").starts_with("vault:v2:"));
+    let sealed = ["before", "after"].map(|name| (name, server.client(false).generate(name, "{}").1));
+    // Another server has neither in memory.
+    let dir = tempfile::tempdir().unwrap();
+    let own = |line: &str| {
+        line.replace(&server.dir.path().display().to_string(), &dir.path().display().to_string())
+    };
+    std::fs::write(dir.path().join("server-config.yaml"), own(&file)).unwrap();
+    let other = Server::with(dir, Vec::new());
+    for (name, ciphertext) in &sealed {
+        assert_eq!(other.client(false).decrypt(name, ciphertext, "{}").status, 200, "{name}");
+    }
+    // Whoever would go back to KES is told beforehand.
+    let keys = other.dir.path().join("from");
+    std::fs::create_dir(&keys).unwrap();
+    let from = other.dir.path().join("from.yaml");
+    std::fs::write(&from, format!("keystore: {{ fs: {{ path: {} }} }}\n", keys.display())).unwrap();
+    let to = other.dir.path().join("server-config.yaml");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_keswarden"))
+        .args(["migrate", "--dry-run", "--from"])
+        .arg(from)
+        .arg("--to")
+        .arg(to)
+        .env_clear()
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("vault:v2:, which no KES can read"), "{told}");
 }
