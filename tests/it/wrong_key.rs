@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 /// Rounds of each attack; KESWARDEN_TEST_ROUNDS=25 and more by hand.
 fn rounds() -> usize {
-    std::env::var("KESWARDEN_TEST_ROUNDS").map_or(2, |rounds| rounds.parse().expect("must be a number"))
+    std::env::var("KESWARDEN_TEST_ROUNDS").map_or(3, |rounds| rounds.parse().expect("must be a number"))
 }
 
 struct Tenant {
