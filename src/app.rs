@@ -4,7 +4,10 @@
 //! delays an open; everything else shares the caller's.
 
 mod agent;
+mod backup;
 mod server;
+
+pub use backup::{Checked, back_up, drill, restore};
 
 use crate::{
     admin,

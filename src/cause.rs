@@ -83,6 +83,7 @@ causes! {
     KeyMixed = "key_mixed", Data, "do not start MinIO: some objects are sealed with another key of this name; find that key, and keep both";
     CopyUnusable = "sealed_copy_unusable", Data, "check KESWARDEN_OFFLINE_KEY_FILE and KESWARDEN_TENANT; a copy that was changed is of no use: remove it";
     CopyExpired = "sealed_copy_expired", Unavailable, "bring Vault back: a copy counts for KESWARDEN_OFFLINE_MAX only";
+    BackupUnusable = "backup_unusable", Data, "use another backup; this one was not written to, and is not read in part";
     PinConflict = "pin_conflict", Data, "find out which pin is right before anything is started; remove the other one";
     KeyTransitUnset = "key_transit_unset", Settings, "set KESWARDEN_VAULT_TRANSIT_KEY: the key is wrapped by Vault's transit engine";
     KeyTestFailed = "key_test_failed", Data, "report this: a key that parses must seal and open";

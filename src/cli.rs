@@ -1,5 +1,6 @@
 //! The command line: arguments in, an exit code out.
 
+mod backup;
 mod client;
 mod completion;
 mod dev;
@@ -164,7 +165,16 @@ fn with_settings(set_up: SetUp, run: impl FnOnce(Settings) -> u8) -> u8 {
 
 /// The settings, with logging as they say; or every problem printed.
 fn load(inputs: Inputs) -> Result<Settings, u8> {
-    match config::load(inputs) {
+    loaded(config::load(inputs))
+}
+
+/// The same for commands that concern every key.
+fn load_without_key(inputs: Inputs) -> Result<Settings, u8> {
+    loaded(config::load_without_key(inputs))
+}
+
+fn loaded(settings: Result<Settings, config::Problems>) -> Result<Settings, u8> {
+    match settings {
         Ok(settings) => {
             telemetry::init(settings.log_format, settings.log);
             for warning in &settings.warnings {

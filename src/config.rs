@@ -109,6 +109,15 @@ impl Inputs {
 
 /// Reads all settings, or says everything that is wrong with them.
 pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
+    load_with(inputs, true)
+}
+
+/// The same for commands that concern every key: none need be named.
+pub fn load_without_key(inputs: Inputs) -> Result<Settings, Problems> {
+    load_with(inputs, false)
+}
+
+fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
     let mut reader = Reader::new(inputs.environment);
     let file = inputs.config.as_deref().map(|path| reader.kes_yaml(path));
     let (file_store, file_policies, file_warnings) = match file {
@@ -120,7 +129,7 @@ pub fn load(inputs: Inputs) -> Result<Settings, Problems> {
     let log_format = reader.parsed("KESWARDEN_LOG_FORMAT").unwrap_or_default();
     let interval = reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300));
     let minio_env = reader.minio_env();
-    let key = reader.key_name(inputs.key, &minio_env);
+    let key = reader.key_name(inputs.key, &minio_env, demands_key);
     let settings = Settings {
         log: reader.parsed("KESWARDEN_LOG").unwrap_or_default(),
         log_format,

@@ -14,7 +14,7 @@ pub mod xl_meta;
 mod made;
 
 pub use census::{BucketCount, Census, Count, census};
-pub use drive::{Drive, State};
+pub use drive::{Drive, State, expand};
 pub use sample::{Limits, sample};
 
 use std::{

@@ -17,6 +17,15 @@ pub const OS: u8 = 71;
 /// Credentials were refused.
 pub const CREDENTIALS: u8 = 77;
 
+/// From the worst: wrong key data is worse than a wrong setting, and that is worse than what may pass by itself.
+const ORDER: [u8; 6] = [DATA, TASK_ENDED, SETTINGS, CREDENTIALS, OS, UNAVAILABLE];
+
+/// The worst of several ends.
+pub fn worst(codes: impl IntoIterator<Item = u8>) -> u8 {
+    let rank = |code: &u8| ORDER.iter().position(|other| other == code).unwrap_or(ORDER.len());
+    codes.into_iter().min_by_key(rank).unwrap_or(DONE)
+}
+
 /// One row of the exit code table.
 pub struct Row {
     pub code: u8,

@@ -33,6 +33,7 @@ pub mod kes;
 pub mod sse;
 pub mod verifier;
 
+pub mod backup;
 pub mod http;
 pub mod keyring;
 pub mod keystore;

@@ -3,6 +3,7 @@
 //! An outage changes nothing but a metric and a log line; another key under the same name stops sealing, at once.
 
 use crate::{
+    backup::Drill,
     cause::Cause,
     clock::Clock,
     health::Health,
@@ -31,6 +32,7 @@ pub struct Verifier {
     /// Sealed anew after every good verification.
     copy: Option<(Arc<SealedCopy>, String)>,
     sealed: Gauge,
+    drill: Option<(Drill, Gauge)>,
     runs: IntCounterVec,
     /// What is wrong with which key, as last logged.
     known: BTreeMap<String, Cause>,
@@ -57,12 +59,27 @@ impl Verifier {
             "keswarden_sealed_copy_timestamp_seconds",
             "When the sealed copy was last written; 0 when never",
         );
-        Self { config, keyring, health, copy: None, sealed, runs, known: BTreeMap::new() }
+        Self { config, keyring, health, copy: None, sealed, drill: None, runs, known: BTreeMap::new() }
     }
 
     /// The same with a sealed copy, of keys that are from `origin`.
     pub fn with_copy(self, copy: Option<Arc<SealedCopy>>, origin: String) -> Self {
         Self { copy: copy.map(|copy| (copy, origin)), ..self }
+    }
+
+    /// The same with the time of the last drill of a backup among the metrics.
+    pub fn with_drill(self, drill: Drill, registry: &Registry) -> Self {
+        let help = "When a backup was last proven to hold the keys in use, by a drill beside this agent; 0 when never";
+        let gauge = registry.gauge("keswarden_backup_last_drill_timestamp_seconds", help);
+        let verifier = Self { drill: Some((drill, gauge)), ..self };
+        verifier.look_for_drill();
+        verifier
+    }
+
+    fn look_for_drill(&self) {
+        if let Some((drill, gauge)) = &self.drill {
+            gauge.set(drill.last().map_or(0.0, |at| at.as_second() as f64));
+        }
     }
 
     fn seal_copy(&self, keyring: &Keyring, clock: &Clock) {
@@ -91,6 +108,7 @@ impl Verifier {
                 self.seal_copy(&keyring, &clock);
             }
             self.report(&results);
+            self.look_for_drill();
             // An outage is looked at more often, so that its end is seen soon.
             delay = if good { self.config.interval } else { retry.next_delay().min(self.config.interval) };
             if good {

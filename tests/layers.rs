@@ -12,7 +12,7 @@ const LAYERS: &[(&[&str], u8)] = &[
     (&["app"], 6),
     (&["config"], 5),
     (&["gate", "kes", "verifier", "sse", "admin", "control"], 4),
-    (&["keyring", "keystore", "http", "pins", "offline"], 3),
+    (&["keyring", "keystore", "http", "pins", "offline", "backup"], 3),
     (&["vault", "kes_client", "s3"], 2),
     (&["crypto", "tls", "store", "evidence"], 2),
     (&["identity", "health", "metrics", "shutdown", "retry", "telemetry", "memory"], 1),
@@ -27,6 +27,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("s3", "tls"),
     // The sealed copy is of what the keyring holds.
     ("offline", "keyring"),
+    // A backup says of each key whether it was the pinned one.
+    ("backup", "pins"),
     // The bottom row: a cause ends in an exit code.
     ("cause", "exit"),
 ];

@@ -2,6 +2,7 @@
 
 use super::{Base, Stopped, notify};
 use crate::{
+    backup::Drill,
     cause::Cause,
     clock,
     config::Settings,
@@ -109,6 +110,7 @@ impl Parts {
             base.health.clone(),
         );
         let verifier = verifier.with_copy(copy, self.store.describe());
+        let verifier = verifier.with_drill(Drill::of(&self.settings.run_dir), &base.registry);
         tasks.spawn("verifier", verifier.run(base.clock.clone(), drain.clone()));
         if let Some(enforcer) = self.enforcer(base) {
             tasks.spawn("bucket defaults", enforcer.run(drain.clone()));

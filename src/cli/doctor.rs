@@ -31,16 +31,9 @@ pub(super) fn main(options: Options) -> u8 {
         } else {
             print_table(&rows, &key)
         }
-        worst(&rows)
+        let findings = rows.iter().filter_map(|row| row.result.as_ref()?.as_ref().err());
+        exit::worst(findings.map(|finding| finding.cause.exit_code()))
     })
-}
-
-/// Wrong key data is worse than a wrong setting, and that is worse than what may pass by itself.
-fn worst(rows: &[Row]) -> u8 {
-    const ORDER: [u8; 5] = [exit::DATA, exit::SETTINGS, exit::CREDENTIALS, exit::OS, exit::UNAVAILABLE];
-    let findings = rows.iter().filter_map(|row| row.result.as_ref()?.as_ref().err());
-    let codes: Vec<_> = findings.map(|finding| finding.cause.exit_code()).collect();
-    ORDER.into_iter().find(|code| codes.contains(code)).unwrap_or(exit::DONE)
 }
 
 fn print_table(rows: &[Row], key: &Name) {

@@ -2,7 +2,7 @@
 
 mod print;
 
-use super::{block_on, load};
+use super::{block_on, load_without_key};
 use crate::{
     app::open_store,
     cause::{Cause, Finding as Trouble},
@@ -45,8 +45,6 @@ type Keys = BTreeMap<String, Option<KeyVersion>>;
 
 /// Where a key store is named in the environment.
 const STORES: &[&str] = &["KESWARDEN_FS_DIR", "KESWARDEN_VAULT_ADDR", "VAULT_ADDR"];
-/// Where the default key is named.
-const KEY_NAMES: &[&str] = &["KESWARDEN_KEY_NAME", "MINIO_KMS_KES_KEY_NAME"];
 /// A standby may answer 404 for a key made a moment ago: ask again after this.
 const STALE: Duration = Duration::from_millis(150);
 
@@ -104,19 +102,13 @@ fn keys(options: &Options, samples: &Samples) -> Result<Option<Keys>, u8> {
     if samples.keys.is_empty() {
         return Ok(None);
     }
-    let mut inputs = Inputs::of_process(options.config.clone(), options.key.clone());
+    let inputs = Inputs::of_process(options.config.clone(), options.key.clone());
     let names: HashSet<_> = inputs.environment.iter().filter_map(|(name, _)| name.to_str()).collect();
-    let names_any = |wanted: &[&str]| wanted.iter().any(|name| names.contains(name));
-    let (has_store, has_key) = (names_any(STORES), names_any(KEY_NAMES));
-    if options.config.is_none() && !has_store {
+    let names_a_store = STORES.iter().any(|name| names.contains(name));
+    if options.config.is_none() && !names_a_store {
         return Ok(None);
     }
-    if inputs.key.is_none() && !has_key {
-        // Settings demand a default key; here any name will do.
-        let named = samples.keys.keys().find(|name| Name::parse(name).is_ok());
-        inputs.key = Some(named.map_or("minio-default-key", String::as_str).to_owned());
-    }
-    let settings = load(inputs)?;
+    let settings = load_without_key(inputs)?;
     let fetched = block_on(async {
         let store = open_store(&settings.store)?;
         store.ready().await?;

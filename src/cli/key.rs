@@ -1,6 +1,7 @@
 //! `keswarden key`: keys of a server, and new keys by hand.
 
 use super::{
+    backup,
     client::{self, Client, Remote},
     ls::{self, Kind, Listing},
     output::{self, Color, Failure, Outcome},
@@ -85,6 +86,12 @@ enum Command {
     },
     /// Pin the key that is in the store: from now on no other passes for it; asks no server
     Pin(pin::Options),
+    /// Encrypt keys, pins and all, into a file for people outside; asks no server
+    Backup(backup::Options),
+    /// Put keys of a backup back into the key store, never over others; asks no server
+    Restore(backup::RestoreOptions),
+    /// Hold a backup against the key store, the pins and the drives; asks no server
+    Verify(backup::VerifyOptions),
     /// Put a key that the running agent holds, and the key store has lost, back into the store; asks no server
     Rescue(rescue::Options),
 }
@@ -143,6 +150,9 @@ pub(super) fn main(options: Options) -> u8 {
         }
         Command::Pin(options) => pin::main(options),
         Command::Rescue(options) => rescue::main(options),
+        Command::Backup(options) => backup::backup(options),
+        Command::Restore(options) => backup::restore(options),
+        Command::Verify(options) => backup::verify(options),
         Command::Ls(listing) => ls::listing(Kind::Keys, listing),
         Command::Rm(Names { names, remote }) => {
             client::with_client(&remote.connection, |client| remove(client, names))

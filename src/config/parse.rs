@@ -251,7 +251,12 @@ impl Reader {
     }
 
     /// The name of the default EK: the flag, our setting, MinIO's environment file, MinIO's environment.
-    pub(super) fn key_name(&mut self, flag: Option<String>, minio: &MinioEnv) -> Option<Name> {
+    pub(super) fn key_name(
+        &mut self,
+        flag: Option<String>,
+        minio: &MinioEnv,
+        demanded: bool,
+    ) -> Option<Name> {
         let theirs = minio.get("MINIO_KMS_KES_KEY_NAME");
         let ours = self.ours.contains_key("KESWARDEN_KEY_NAME");
         let (name, value) = match (flag, ours) {
@@ -269,6 +274,7 @@ impl Reader {
         match value.as_deref().map(Name::parse) {
             Some(Ok(key)) => Some(key),
             Some(Err(error)) => self.refuse(name, &error.to_string()),
+            None if !demanded => None,
             None => self.refuse(
                 "KESWARDEN_KEY_NAME",
                 "is not set, nor is MINIO_KMS_KES_KEY_NAME, nor --key given: which key is MinIO's default?",

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 /// Where pins are.
 #[derive(Clone, Default)]
 pub struct PinSettings {
+    /// Whose keys they are; may be empty.
+    pub tenant: String,
     pub mode: pins::Mode,
     pub stated: BTreeMap<String, String>,
     pub dir: Option<PathBuf>,
@@ -85,5 +87,5 @@ pub(super) fn pin_settings(reader: &mut Reader) -> PinSettings {
         "off" => pins::Mode::Off,
         _ => pins::Mode::Warn,
     };
-    PinSettings { mode, stated, dir, kv }
+    PinSettings { tenant, mode, stated, dir, kv }
 }

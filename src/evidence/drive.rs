@@ -36,6 +36,21 @@ const FIRST: u64 = 4096;
 const MOST: u64 = 32 << 20;
 const MOST_CONFIG: u64 = 1 << 20;
 
+/// The drives that there are now, by path or pattern (`/export*`). A pattern that matches no directory is a volume that is not
+/// mounted: that is an error.
+pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, String> {
+    let mut drives = Vec::new();
+    for pattern in patterns {
+        let before = drives.len();
+        let found = glob::glob(pattern).map_err(|error| format!("{pattern}: {error}"))?;
+        drives.extend(found.flatten().filter(|path| path.is_dir()));
+        if drives.len() == before {
+            return Err(format!("there is no directory {pattern}"));
+        }
+    }
+    Ok(drives)
+}
+
 // === impl Drive ===
 
 impl Drive {

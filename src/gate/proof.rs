@@ -9,7 +9,7 @@ use crate::{
     pins,
     store::Error,
 };
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What the drives prove of the keys.
 pub(super) struct Proof {
@@ -26,26 +26,14 @@ impl Checks<'_> {
             return Ok(None);
         }
         let look = async {
-            let (drives, clock) = (self.drives()?, self.clock.clone());
+            let drives = evidence::expand(&self.config.drives);
+            let drives = drives.map_err(|error| unreadable(format!("KESWARDEN_DRIVES: {error}")))?;
+            let clock = self.clock.clone();
             let looked =
                 tokio::task::spawn_blocking(move || evidence::sample(&drives, &Limits::default(), &clock));
             looked.await.map_err(|_| unreadable("looking at the drives ended unexpectedly".to_owned()))
         };
         self.samples.get_or_try_init(|| look).await.map(Some)
-    }
-
-    /// The drives that there are now; a pattern that matches none is a volume that is not mounted.
-    fn drives(&self) -> Result<Vec<PathBuf>, Finding> {
-        let mut drives = Vec::new();
-        for pattern in &self.config.drives {
-            let before = drives.len();
-            let found = glob::glob(pattern).map_err(|error| unreadable(format!("{pattern}: {error}")))?;
-            drives.extend(found.flatten().filter(|path| path.is_dir()));
-            if drives.len() == before {
-                return Err(unreadable(format!("KESWARDEN_DRIVES: there is no directory {pattern}")));
-            }
-        }
-        Ok(drives)
     }
 
     /// Holds every key that the drives name against what they hold.

@@ -10,6 +10,7 @@ mod peers;
 
 mod api;
 mod attack;
+mod backup;
 mod commands;
 mod corpus;
 mod differences;

@@ -1,0 +1,117 @@
+//! Backups of the settings' key store: made, put back, and held against the store, the pins and the drives.
+
+use super::{Base, Stopped};
+use crate::{
+    backup::{self, Backup, Drill, Restored, Standing},
+    cause::{Cause, Finding},
+    config::Settings,
+    evidence::{self, Limits, Opened},
+    memory,
+    names::Name,
+    pins::Pins,
+    store::KeyStore,
+};
+use std::{collections::HashSet, sync::Arc};
+
+/// What a drill found.
+pub struct Checked {
+    /// How each key of the backup stands in the store.
+    pub keys: Vec<(Name, Result<Standing, Finding>)>,
+    /// Keys of the store that the backup lacks.
+    pub not_backed_up: Vec<String>,
+    /// What the backup's keys open of what is on the drives.
+    pub evidence: Vec<evidence::Finding>,
+}
+
+/// Reads these keys, or all; with each that is left out, the reason.
+pub async fn back_up(
+    settings: &Settings,
+    names: Vec<Name>,
+) -> Result<(Backup, Vec<(Name, Finding)>), Stopped> {
+    let (base, store, pins) = open(settings)?;
+    store.ready().await?;
+    let names = match names.is_empty() {
+        true => store.list().await?.iter().filter_map(|name| Name::parse(name).ok()).collect(),
+        false => names,
+    };
+    Ok(backup::collect(&*store, &pins, names, base.now(), settings.pins.tenant.clone()).await)
+}
+
+/// Puts these keys of a backup back, or all: each where there is none, and never over another.
+pub async fn restore(
+    settings: &Settings,
+    backup: &Backup,
+    names: &[Name],
+    dry_run: bool,
+) -> Result<Vec<(Name, Result<Restored, Finding>)>, Stopped> {
+    let (_, store, _) = open(settings)?;
+    store.ready().await?;
+    let mut results = Vec::new();
+    for (name, kept) in backup.keys.iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
+        results.push((name.clone(), backup::restore(&*store, name, kept, dry_run).await));
+    }
+    Ok(results)
+}
+
+/// Holds a backup against the store, the pins and the drives; writes nothing but when it was done.
+pub async fn drill(settings: &Settings, backup: &Backup) -> Result<Checked, Stopped> {
+    let (_, store, pins) = open(settings)?;
+    let ready = store.ready().await;
+    let mut keys = Vec::new();
+    for (name, kept) in &backup.keys {
+        let standing = match &ready {
+            Ok(()) => stands(&*store, &pins, name, kept).await,
+            Err(finding) => Err(finding.clone()),
+        };
+        keys.push((name.clone(), standing));
+    }
+    let there = match ready {
+        Ok(()) => store.list().await?,
+        Err(_) => Vec::new(),
+    };
+    let backed_up: HashSet<_> = backup.keys.keys().map(Name::as_str).collect();
+    let not_backed_up = there.into_iter().filter(|name| !backed_up.contains(name.as_str())).collect();
+    Ok(Checked { keys, not_backed_up, evidence: evidence_for(settings, backup)? })
+}
+
+async fn stands(
+    store: &dyn KeyStore,
+    pins: &Pins,
+    name: &Name,
+    kept: &backup::Kept,
+) -> Result<Standing, Finding> {
+    pins.judge(name, &kept.fingerprint).await?;
+    backup::standing(store, name, kept).await
+}
+
+fn evidence_for(settings: &Settings, backup: &Backup) -> Result<Vec<evidence::Finding>, Stopped> {
+    if settings.drives.is_empty() {
+        return Ok(Vec::new());
+    }
+    let drives = evidence::expand(&settings.drives).map_err(|error| Cause::DrivesUnreadable.seen(error))?;
+    let samples = evidence::sample(&drives, &Limits::default(), &crate::clock::Clock::system());
+    Ok(evidence::judge(&samples, |name, ciphertext, context| match backup.keys.get(name) {
+        None => Opened::NoSuchKey,
+        Some(kept) if kept.version.key.open(ciphertext, context).is_ok() => Opened::Yes,
+        Some(_) => Opened::No,
+    }))
+}
+
+fn open(settings: &Settings) -> Result<(Base, Arc<dyn KeyStore>, Pins), Finding> {
+    memory::protect();
+    let base = Base::new(None, settings.drain_timeout);
+    let (store, pins) = base.open_pinned(None, &settings.store, &settings.pins)?;
+    Ok((base, store, pins))
+}
+
+// === impl Checked ===
+
+impl Checked {
+    /// Notes in the run directory that a drill has succeeded now.
+    pub fn note(&self, settings: &Settings) -> Result<(), Finding> {
+        let base = Base::new(None, settings.drain_timeout);
+        Drill::of(&settings.run_dir)
+            .note(base.now(), self.keys.len())
+            .map_err(|error| Cause::RunDirUnusable.seen(error.to_string()))
+    }
+}
