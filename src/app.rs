@@ -144,6 +144,21 @@ pub async fn pin(settings: Settings) -> Result<String, Stopped> {
     Ok(held.fingerprint.clone())
 }
 
+/// `keswarden key create --first`: makes the key when nothing shows that there ever was one; its fingerprint. One that is there,
+/// and is well, is left as it is.
+pub async fn create_first(settings: Settings) -> Result<String, Stopped> {
+    let base = Base::new(None, settings.drain_timeout);
+    let (store, pins) = base.open_pinned(None, &settings.store, &settings.pins)?;
+    let copy = settings.offline.clone();
+    let copy = copy.map(|config| Arc::new(crate::offline::SealedCopy::new(config, base.clock.clone())));
+    // A KES that stands beside would only say that the key is missing.
+    let kes: gate::KesSource = Arc::new(|| Ok(None));
+    let gate = gate::Config { create: gate::Create::First, pins, copy, kes, ..settings.gate() };
+    let (keyring, _) = gate::attempt(&gate, store, &base.registry, base.clock.clone()).await?;
+    let held = keyring.held(settings.key.as_str()).expect("a gate that passes must hold its keys");
+    Ok(held.fingerprint.clone())
+}
+
 /// The key store of a configuration, for commands that move keys about.
 pub fn open_store(store: &config::Store) -> Result<Arc<dyn KeyStore>, Finding> {
     Base::new(None, Duration::ZERO).open(None, store)

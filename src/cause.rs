@@ -78,6 +78,7 @@ causes! {
     KeyDestroyed = "key_destroyed", Data, "restore the key from a backup: its data is gone from Vault";
     KeyMalformed = "key_malformed", Data, "restore the key from a backup; do not overwrite it before you know what it was";
     KeyReplaced = "key_replaced", Data, "restore the former key: what it sealed opens with nothing else";
+    KeyOverwritten = "key_overwritten", Data, "find out who writes over keys; version 1 is what counts, while it is there";
     KeyUnpinned = "key_unpinned", Data, "pin the key once you know that it is the right one: `keswarden key pin NAME`";
     DrivesUnreadable = "drives_unreadable", Machine, "mount the tenant's volumes, read-only will do, where KESWARDEN_DRIVES says";
     KeyMixed = "key_mixed", Data, "do not start MinIO: some objects are sealed with another key of this name; find that key, and keep both";

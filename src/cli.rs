@@ -6,6 +6,7 @@ mod completion;
 mod dev;
 mod doctor;
 mod evidence;
+mod first;
 mod health;
 mod identity;
 mod key;
@@ -192,7 +193,11 @@ fn loaded(settings: Result<Settings, config::Problems>) -> Result<Settings, u8> 
 /// Runs on one thread: what is done here is little, and memory is dear in a sidecar.
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("the operating system must give a runtime").block_on(work)
+    let runtime = runtime.expect("the operating system must give a runtime");
+    let done = runtime.block_on(work);
+    // A disk that hangs must not hold up the end.
+    runtime.shutdown_background();
+    done
 }
 
 async fn init(settings: Settings) -> u8 {

@@ -16,6 +16,9 @@ enum Source {
     Simulated { started: Instant, at: SystemTime },
 }
 
+/// A hundred years: no sealed copy is older.
+const BEFORE_START: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 // === impl Clock ===
 
 impl Clock {
@@ -43,15 +46,17 @@ impl Clock {
         }
     }
 
-    /// Time since the machine started, suspension included: what limits are counted in, since nobody can set it.
+    /// Time that runs from before the machine started, suspension included: what limits are counted in, since nobody can set
+    /// it. What happened before the start can be told in it as well.
     pub fn boot(&self) -> Duration {
-        match &self.0 {
+        let since_start = match &self.0 {
             Source::System => {
                 let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
                 Duration::new(at.tv_sec.unsigned_abs(), at.tv_nsec.unsigned_abs() as u32)
             }
             Source::Simulated { started, .. } => started.elapsed(),
-        }
+        };
+        BEFORE_START + since_start
     }
 
     /// Wall time as seconds since 1970, as metrics have it.

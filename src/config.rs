@@ -28,7 +28,7 @@ use crate::{
 use minio_env::MinioEnv;
 use parse::Reader;
 pub use safety::PinSettings;
-use safety::{limits, offline_settings, one_of, pin_settings};
+use safety::{limits, makeable, offline_settings, one_of, pin_settings};
 use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 /// Everything that was decided before the program starts.
@@ -143,7 +143,7 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
             .parsed("KESWARDEN_ADMIN_ADDR")
             .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 7374))),
         identities: identities(&mut reader),
-        kes: kes_config(&mut reader, log_format, interval),
+        kes: kes_config(&mut reader, log_format, interval, key.as_ref()),
         policies: file_policies,
         verifier: verifier::Config { interval },
         minio: minio(&mut reader, minio_env, &key),
@@ -160,7 +160,12 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
     if problems.is_empty() { Ok(Settings { warnings, ..settings }) } else { Err(Problems(problems)) }
 }
 
-fn kes_config(reader: &mut Reader, format: telemetry::Format, interval: Duration) -> kes::Config {
+fn kes_config(
+    reader: &mut Reader,
+    format: telemetry::Format,
+    interval: Duration,
+    key: Option<&Name>,
+) -> kes::Config {
     use kes::audit::Output;
     kes::Config {
         allow_delete: reader.switch("KESWARDEN_ALLOW_DELETE").unwrap_or(false),
@@ -170,6 +175,7 @@ fn kes_config(reader: &mut Reader, format: telemetry::Format, interval: Duration
         },
         limits: limits(reader, interval),
         seal_lost: one_of(reader, "KESWARDEN_ON_KEY_LOST", ["stop-sealing", "serve"]) == "serve",
+        makeable: makeable(reader, key),
     }
 }
 

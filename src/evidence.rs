@@ -131,9 +131,13 @@ pub fn judge(samples: &Samples, mut open: impl FnMut(&str, &[u8], &[u8]) -> Open
         let tried: Vec<_> = records
             .each()
             .into_iter()
-            .map(|record| (record.mtime, open(key, &record.ciphertext, &record.context)))
+            .map(|record| Tried {
+                mtime: record.mtime,
+                context: &record.context,
+                opened: open(key, &record.ciphertext, &record.context),
+            })
             .collect();
-        let count = |wanted| tried.iter().filter(|(_, opened)| *opened == wanted).count();
+        let count = |wanted| tried.iter().filter(|tried| tried.opened == wanted).count();
         Finding {
             key: key.clone(),
             schemes: records.schemes.clone(),
@@ -148,18 +152,27 @@ pub fn judge(samples: &Samples, mut open: impl FnMut(&str, &[u8], &[u8]) -> Open
     samples.keys.iter().map(finding).collect()
 }
 
-fn verdict(tried: &[(i64, Opened)]) -> Verdict {
+/// A record that was tried.
+struct Tried<'a> {
+    mtime: i64,
+    /// The versions of one object have one context: they prove no more than one.
+    context: &'a [u8],
+    opened: Opened,
+}
+
+fn verdict(tried: &[Tried<'_>]) -> Verdict {
     let times = |wanted| {
         let mut times: Vec<_> =
-            tried.iter().filter(|(_, opened)| *opened == wanted).map(|(mtime, _)| *mtime).collect();
+            tried.iter().filter(|tried| tried.opened == wanted).map(|tried| tried.mtime).collect();
         times.sort_unstable();
         times
     };
-    if tried.iter().any(|(_, opened)| *opened == Opened::NoSuchKey) {
+    if tried.iter().any(|tried| tried.opened == Opened::NoSuchKey) {
         return Verdict::MissingKey;
     }
     let (good, bad) = (times(Opened::Yes), times(Opened::No));
-    match (good.len(), bad.len()) {
+    let failed = tried.iter().filter(|tried| tried.opened == Opened::No).map(|tried| tried.context);
+    match (good.len(), failed.collect::<BTreeSet<_>>().len()) {
         (0, 0) => Verdict::NoEvidence,
         (_, 0) => Verdict::Opens,
         (0, failed) if failed >= PROOF => Verdict::NoneOpen,

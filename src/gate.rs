@@ -4,7 +4,9 @@
 //! 15 seconds.
 
 mod checks;
+mod creation;
 mod proof;
+mod standby;
 
 use crate::{
     cause::{Cause, Finding},
@@ -49,8 +51,11 @@ pub enum Create {
     /// Somebody else makes it.
     #[default]
     Never,
-    /// Made when the store has no trace of the name.
+    /// Made when nothing shows that the name was ever used: no pin, no trace in the store, no object on the drives, no sealed
+    /// copy; in a store that forgets what is deleted, only with drives that are new.
     IfNew,
+    /// The same, asked for by a person or a job: the store's word is enough.
+    First,
 }
 
 /// The deadline passed, or nothing is to be waited for.
@@ -82,14 +87,15 @@ pub async fn pass(
     clock: Clock,
 ) -> Result<(Keyring, KeyringWriter), Refused> {
     let metrics = Metrics::new(registry);
-    let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
-    let checks = Checks::new(config, store, clock.clone());
+    let checks = Checks::new(config, store.clone(), clock.clone());
     let mut waiting = Waiting::new(&clock);
-    loop {
+    let (keyring, writer) = loop {
+        // What an attempt that failed has read is never served.
+        let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
         let before = clock.now();
         let left = config.deadline.map(|deadline| deadline.saturating_sub(before - waiting.since));
         let (check, finding) = match checks.all(&writer, left).await {
-            Ok(()) => break,
+            Ok(()) => break (keyring, writer),
             Err(failed) => failed,
         };
         let waited = waiting.say(check, &finding, config, &clock, health);
@@ -101,7 +107,7 @@ pub async fn pass(
         tokio::time::sleep(left.map_or(POLL, |left| left.min(POLL))).await;
         let blocked = (clock.now() - before).as_secs_f64();
         metrics.blocked.with_label_values(&[finding.cause.id()]).inc_by(blocked);
-    }
+    };
     metrics.state.set("passed");
     let waited = clock::human(clock.now() - waiting.since);
     let fingerprint = |key: &Name| keyring.held(key.as_str()).map(|held| held.fingerprint.clone());
@@ -124,7 +130,16 @@ async fn say_what_is_unpinned(config: &Config, keyring: &Keyring, metrics: &Metr
         return;
     }
     for name in &config.keys {
-        let pinned = config.pins.of(name).await.is_ok_and(|pin| pin.is_some());
+        let pinned = match config.pins.of(name).await {
+            Ok(pin) => pin.is_some(),
+            Err(finding) => {
+                tracing::warn!(
+                    cause = finding.cause.id(),
+                    "whether the key '{name}' has a pin is not known: {finding}"
+                );
+                continue;
+            }
+        };
         metrics.pinned.with_label_values(&[name.as_str()]).set(i64::from(pinned));
         if let (false, Some(held)) = (pinned, keyring.held(name.as_str())) {
             tracing::warn!(
@@ -159,7 +174,8 @@ pub async fn examine(
     clock: Clock,
 ) -> Vec<Row> {
     let (_, writer) = keyring::new(store.clone(), registry, clock.clone());
-    let mut rows = Checks::new(config, store.clone(), clock).each(&writer, None).await;
+    let checks = Checks { only_looks: true, ..Checks::new(config, store.clone(), clock) };
+    let mut rows = checks.each(&writer, None).await;
     if let Some(Ok(seen)) = rows.first_mut().and_then(|row| row.result.as_mut()) {
         match store.caveats().await {
             Ok(caveats) => caveats.iter().for_each(|caveat| *seen += &format!("; note: {caveat}")),

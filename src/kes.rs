@@ -60,6 +60,8 @@ pub struct Config {
     pub limits: Limits,
     /// A key that is lost from the store goes on sealing.
     pub seal_lost: bool,
+    /// Names that the API may make.
+    pub makeable: policy::Makeable,
 }
 
 struct Metrics {

@@ -62,7 +62,7 @@ enum Request {
     Rescue(Name, Arc<Held>, oneshot::Sender<Result<String, Finding>>),
 }
 
-/// How many requests to the store may wait; more are refused by waiting in the API.
+/// How many requests may wait for the writer's side; who asks beyond that waits in the API.
 const QUEUE: usize = 1024;
 
 /// A reader and a writer over `store`, without any key yet.
@@ -199,8 +199,16 @@ struct State {
     absent: Option<(u32, Duration)>,
 }
 
-fn mark(snapshot: &mut Snapshot, name: &Name, State { lost, verified, absent }: State) {
-    if let Some(held) = snapshot.get_mut(name) {
+/// Marks the very key that was looked at; another one that came under its name meanwhile is left alone.
+fn mark(
+    snapshot: &mut Snapshot,
+    name: &Name,
+    looked_at: &Arc<Held>,
+    State { lost, verified, absent }: State,
+) {
+    if let Some(held) = snapshot.get_mut(name)
+        && Arc::ptr_eq(&held.version, &looked_at.version)
+    {
         let Held { version, fingerprint, .. } = &**held;
         let (version, fingerprint) = (version.clone(), fingerprint.clone());
         *held = Arc::new(Held { version, fingerprint, lost, verified, absent });

@@ -18,7 +18,12 @@ use crate::{
 };
 use aes_gcm::{Aes256Gcm, KeyInit, aead::AeadInOut};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Where the copy is, and for how long one counts.
@@ -36,15 +41,25 @@ pub struct Config {
 pub struct SealedCopy {
     config: Config,
     clock: Clock,
+    /// What this process had at hand when it last sealed: of these, what is no longer at hand was deleted.
+    sealed: Mutex<BTreeSet<String>>,
 }
 
 /// What a copy held.
 pub struct Opened {
-    pub keys: Vec<(Name, Arc<KeyVersion>)>,
+    pub keys: Vec<Kept>,
     /// How long ago it was sealed.
     pub age: Duration,
     /// Where the keys came from, in words.
     pub origin: String,
+}
+
+/// A key of a copy.
+pub struct Kept {
+    pub name: Name,
+    pub version: Arc<KeyVersion>,
+    /// How long ago it was last verified.
+    pub age: Duration,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -55,6 +70,9 @@ struct Content {
     not_after: u64,
     /// Stored texts by name.
     keys: BTreeMap<String, Zeroizing<String>>,
+    /// When those were verified that were not at hand when the copy was sealed; they are from the copy before.
+    #[serde(default)]
+    since: BTreeMap<String, u64>,
 }
 
 const FILE: &str = "keys.sealed";
@@ -62,6 +80,8 @@ const FIRST_LINE: &[u8] = b"keswarden sealed copy 1\n";
 const INFO: &[u8] = b"keswarden sealed copy v1";
 const SALT: usize = 32;
 const NONCE: usize = 12;
+/// Seconds that a clock may be set back by and still be believed.
+const SKEW: u64 = 300;
 /// A larger file is none of ours.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// A shorter wrapping key could be guessed.
@@ -76,6 +96,7 @@ pub fn stands_in_for(cause: Cause) -> bool {
             | Cause::VaultUnreachableTimeout
             | Cause::VaultUnreachableDns
             | Cause::VaultSealed
+            | Cause::NamespaceSealed
             | Cause::VaultUninitialised
             | Cause::VaultNoLeader
             | Cause::VaultUnhealthy
@@ -88,7 +109,7 @@ pub fn stands_in_for(cause: Cause) -> bool {
 
 impl SealedCopy {
     pub fn new(config: Config, clock: Clock) -> Self {
-        Self { config, clock }
+        Self { config, clock, sealed: Mutex::default() }
     }
 
     fn path(&self) -> PathBuf {
@@ -99,23 +120,34 @@ impl SealedCopy {
         Cause::CopyUnusable.seen(format!("the sealed copy {}: {why}", self.path().display()))
     }
 
-    /// Seals these keys in place of what was there.
+    /// Seals these keys in place of what was there. What the copy before had, and nobody has used since this process started, is
+    /// kept for as long as it counts: a restart must not shrink the copy to the keys of its first minute.
     pub fn save<'a>(
         &self,
         keys: impl Iterator<Item = (&'a Name, &'a Held)>,
         origin: &str,
     ) -> Result<(), Finding> {
         let now = clock::unix(self.clock.wall()) as u64;
-        let texts = keys.filter(|(_, held)| !held.lost).map(|(name, held)| {
-            (name.to_string(), Zeroizing::new(held.version.to_text().expose().to_owned()))
-        });
-        let content = Content {
+        let mut content = Content {
             origin: origin.to_owned(),
             sealed_at: now,
             not_after: now + self.config.max_age.as_secs(),
-            keys: texts.collect(),
+            keys: BTreeMap::new(),
+            since: BTreeMap::new(),
         };
-        let mut sealed = Zeroizing::new(serde_json::to_vec(&content).expect("texts must encode"));
+        let mut at_hand = BTreeSet::new();
+        for (name, held) in keys {
+            at_hand.insert(name.to_string());
+            if !held.lost {
+                let text = Zeroizing::new(held.version.to_text().expose().to_owned());
+                content.keys.insert(name.to_string(), text);
+            }
+        }
+        self.keep_former(&mut content, &at_hand, now);
+        if content.keys.is_empty() {
+            return Ok(());
+        }
+        let mut sealed = encode(&content);
         let mut head = [0; SALT + NONCE];
         secret::fill_random(&mut head);
         let (salt, nonce) = head.split_at(SALT);
@@ -126,7 +158,22 @@ impl SealedCopy {
             .map_err(|_| self.unusable("it is too large"))?;
         let bytes = [FIRST_LINE, &head, &sealed].concat();
         std::fs::create_dir_all(&self.config.dir).map_err(|error| self.unusable(error))?;
-        mint::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))
+        mint::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))?;
+        *self.sealed.lock().unwrap_or_else(PoisonError::into_inner) = at_hand;
+        Ok(())
+    }
+
+    fn keep_former(&self, content: &mut Content, at_hand: &BTreeSet<String>, now: u64) {
+        let Ok(former) = self.read() else { return };
+        let sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, text) in former.keys {
+            let since = former.since.get(&name).copied().unwrap_or(former.sealed_at);
+            let counts = since <= now && now <= since + self.config.max_age.as_secs();
+            if counts && !at_hand.contains(&name) && !sealed.contains(&name) {
+                content.since.insert(name.clone(), since);
+                content.keys.insert(name, text);
+            }
+        }
     }
 
     /// Opens the copy, when there is one that counts.
@@ -141,12 +188,32 @@ impl SealedCopy {
         }
         let mut keys = Vec::with_capacity(content.keys.len());
         for (name, text) in &content.keys {
+            let age = self.age(content.since.get(name).copied().unwrap_or(content.sealed_at), now);
+            if age > self.config.max_age {
+                continue;
+            }
             let name = Name::parse(name).map_err(|error| self.unusable(error))?;
             let version = KeyVersion::parse(text.as_bytes()).map_err(|error| self.unusable(error))?;
-            keys.push((name, Arc::new(version)));
+            keys.push(Kept { name, version: Arc::new(version), age });
         }
-        let age = Duration::from_secs(now.saturating_sub(content.sealed_at));
-        Ok(Opened { keys, age, origin: content.origin.clone() })
+        Ok(Opened { keys, age: self.age(content.sealed_at, now), origin: content.origin.clone() })
+    }
+
+    /// How long ago that was. A clock that was set back makes nothing fresh.
+    fn age(&self, since: u64, now: u64) -> Duration {
+        match since > now + SKEW {
+            true => self.config.max_age,
+            false => Duration::from_secs(now.saturating_sub(since)),
+        }
+    }
+
+    /// Whether a copy has this key, however old it is. One that cannot be opened may have it: that is an error.
+    pub fn has(&self, name: &Name) -> Result<bool, Finding> {
+        match self.path().try_exists() {
+            Ok(false) => Ok(false),
+            Ok(true) => Ok(self.read()?.keys.contains_key(name.as_str())),
+            Err(error) => Err(self.unusable(error)),
+        }
     }
 
     fn read(&self) -> Result<Content, Finding> {
@@ -187,4 +254,12 @@ impl SealedCopy {
         key.zeroize();
         Ok(cipher)
     }
+}
+
+/// Into one buffer that is large enough from the start: one that grows leaves copies behind.
+fn encode(content: &Content) -> Zeroizing<Vec<u8>> {
+    let texts: usize = content.keys.iter().map(|(name, text)| name.len() * 2 + text.len() + 64).sum();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(texts + content.origin.len() * 2 + 1024));
+    serde_json::to_writer(&mut *bytes, content).expect("texts must encode");
+    bytes
 }

@@ -94,13 +94,27 @@ impl Pins {
         }
     }
 
+    /// The same without the registries that are away, as far as one question shows.
+    pub async fn that_answer(&self, name: &Name) -> Self {
+        let mut registries = Vec::new();
+        for registry in &self.registries {
+            match read(&**registry, name).await {
+                Err(finding) if !is_proof(&finding) => {
+                    tracing::warn!(cause = finding.cause.id(), "pins that cannot be asked now: {finding}");
+                }
+                _ => registries.push(registry.clone()),
+            }
+        }
+        Self { mode: self.mode, stated: self.stated.clone(), registries }
+    }
+
     /// Holds a key against its pin.
     pub async fn judge(&self, name: &Name, fingerprint: &str) -> Result<Verdict, Finding> {
         if self.mode == Mode::Off {
             return Ok(Verdict::Unpinned);
         }
         match self.of(name).await? {
-            Some(pinned) if pinned == fingerprint => Ok(Verdict::Pinned),
+            Some(pinned) if is_same(&pinned, fingerprint) => Ok(Verdict::Pinned),
             Some(pinned) => Err(Cause::KeyReplaced.seen(format!(
                 "the key '{name}' is not the one that was pinned: its fingerprint is {fingerprint}, the pin is {pinned}"
             ))),
@@ -124,6 +138,18 @@ impl Pins {
         // What is there now is what counts, whoever wrote it.
         self.judge(name, fingerprint).await.map(drop)
     }
+}
+
+/// Whether a key is the pinned one. One that had no HMAC key when it was pinned, and has one now, still is: nothing could have
+/// been made with an HMAC key that was not there. One that has lost its HMAC key is not.
+fn is_same(pinned: &str, fingerprint: &str) -> bool {
+    let bytes = fingerprint.split('-').next();
+    pinned == fingerprint || (!pinned.contains('-') && Some(pinned) == bytes)
+}
+
+/// The pins say that it is another key, or contradict one another; any other finding only says that they could not be asked.
+pub fn is_proof(finding: &Finding) -> bool {
+    matches!(finding.cause, Cause::KeyReplaced | Cause::PinConflict)
 }
 
 fn unexpected(name: &Name) -> Finding {

@@ -1,6 +1,10 @@
 //! What a key store can do, and how it fails: the contract between the keyring and whatever holds the keys.
 
-use crate::{cause::Finding, names::Name, secret::Secret};
+use crate::{
+    cause::{Cause, Finding},
+    names::Name,
+    secret::Secret,
+};
 use async_trait::async_trait;
 
 /// Why a key store did not do what it was asked.
@@ -38,6 +42,21 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Puts a key in the place of another one, for good: for somebody who said so.
     async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error>;
 
+    /// Whether this is the key that it must be, as far as anybody knows; what is not is never used.
+    async fn vouch(&self, _name: &Name, _fingerprint: &str) -> Result<(), Finding> {
+        Ok(())
+    }
+
+    /// A deleted key leaves no trace here, so nothing shows that a name is new.
+    async fn forgets(&self) -> Result<bool, Finding> {
+        Ok(false)
+    }
+
+    /// Something about a key that is well for now, and that a person must know of.
+    async fn oddity(&self, _name: &Name) -> Result<Option<Finding>, Finding> {
+        Ok(None)
+    }
+
     /// What a KES on the same store could not do with what is written here now; nothing when there is a way back.
     async fn caveats(&self) -> Result<Vec<String>, Finding> {
         Ok(Vec::new())
@@ -61,6 +80,11 @@ pub trait KeyStore: Send + Sync + 'static {
 // === impl Error ===
 
 impl Error {
+    /// The finding of an operation that never says `Exists`.
+    pub fn finding(self) -> Finding {
+        self.into_finding(|| Cause::StoreUnavailable.seen("the store answered out of turn"))
+    }
+
     /// The finding, for those who treat every failure alike.
     pub fn into_finding(self, otherwise: impl FnOnce() -> Finding) -> Finding {
         match self {

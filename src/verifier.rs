@@ -4,7 +4,7 @@
 
 use crate::{
     backup::Drill,
-    cause::Cause,
+    cause::{Cause, Finding},
     clock::Clock,
     health::Health,
     keyring::{Keyring, Verified, is_lost},
@@ -36,6 +36,8 @@ pub struct Verifier {
     runs: IntCounterVec,
     /// What is wrong with which key, as last logged.
     known: BTreeMap<String, Cause>,
+    /// What is odd about which key, as last logged.
+    odd: BTreeMap<String, String>,
 }
 
 // === impl Verifier ===
@@ -59,7 +61,17 @@ impl Verifier {
             "keswarden_sealed_copy_timestamp_seconds",
             "When the sealed copy was last written; 0 when never",
         );
-        Self { config, keyring, health, copy: None, sealed, drill: None, runs, known: BTreeMap::new() }
+        Self {
+            config,
+            keyring,
+            health,
+            copy: None,
+            sealed,
+            drill: None,
+            runs,
+            known: BTreeMap::new(),
+            odd: BTreeMap::new(),
+        }
     }
 
     /// The same with a sealed copy, of keys that are from `origin`.
@@ -82,14 +94,17 @@ impl Verifier {
         }
     }
 
-    fn seal_copy(&self, keyring: &Keyring, clock: &Clock) {
-        let Some((copy, origin)) = &self.copy else { return };
+    /// On a thread of its own: the disk may hang.
+    async fn seal_copy(&self, keyring: &Keyring, clock: &Clock) {
+        let Some((copy, origin)) = self.copy.clone() else { return };
         let keys = keyring.all();
-        match copy.save(keys.iter().map(|(name, held)| (name, &**held)), origin) {
-            Ok(()) => self.sealed.set(clock.unix_seconds()),
-            Err(finding) => {
+        let save = move || copy.save(keys.iter().map(|(name, held)| (name, &**held)), &origin);
+        match tokio::task::spawn_blocking(save).await {
+            Ok(Ok(())) => self.sealed.set(clock.unix_seconds()),
+            Ok(Err(finding)) => {
                 tracing::error!(cause = finding.cause.id(), "the sealed copy was not written: {finding}");
             }
+            Err(error) => tracing::error!("the sealed copy was not written: {error}"),
         }
     }
 
@@ -104,8 +119,9 @@ impl Verifier {
             let keyring = self.keyring.borrow_and_update().clone();
             let Some(results) = drain.or(keyring.verify()).await else { return Ended::Drained };
             let good = results.iter().all(|verified| verified.result.is_ok());
-            if good {
-                self.seal_copy(&keyring, &clock);
+            // No result at all is no proof of anything.
+            if good && !results.is_empty() && drain.or(self.seal_copy(&keyring, &clock)).await.is_none() {
+                return Ended::Drained;
             }
             self.report(&results);
             self.look_for_drill();
@@ -117,9 +133,19 @@ impl Verifier {
         }
     }
 
+    /// Once, and again when it has changed.
+    fn tell_oddity(&mut self, name: &str, oddity: Option<&Finding>) {
+        let Some(finding) = oddity else { return drop(self.odd.remove(name)) };
+        let before = self.odd.insert(name.to_owned(), finding.seen.clone());
+        if before.as_ref() != Some(&finding.seen) {
+            tracing::error!(key = %name, cause = finding.cause.id(), "the key goes on being served: {finding}");
+        }
+    }
+
     fn report(&mut self, results: &[Verified]) {
         let mut keys = serde_json::Map::new();
-        for Verified { name, result } in results {
+        for Verified { name, result, oddity } in results {
+            self.tell_oddity(name.as_str(), oddity.as_ref());
             let cause = result.as_ref().err().map(|finding| finding.cause);
             let outcome = match cause {
                 None => "ok",

@@ -265,6 +265,28 @@ fn at_work(store: Arc<dyn KeyStore>, writer: KeyringWriter) -> Work {
     })
 }
 
+/// Another key store must have every key that is in use, and the same one: what they sealed opens with nothing else.
+async fn is_the_same(keyring: &Keyring, writer: &KeyringWriter, place: &str) -> Result<(), Finding> {
+    for (name, held) in keyring.all() {
+        let there = match writer.look(&name).await {
+            Ok(there) => there,
+            Err(error) => {
+                return Err(error
+                    .finding()
+                    .fix("copy the keys first: `keswarden migrate`, or restart to do without them"));
+            }
+        };
+        if !there.version.key.same(&held.version.key) {
+            return Err(Cause::KeyReplaced.seen(format!(
+                "the key '{name}' in {place} is another one than that in use: its fingerprint is {}, that in use {}",
+                there.fingerprint, held.fingerprint
+            )));
+        }
+        writer.hold(&name, there);
+    }
+    Ok(())
+}
+
 // === impl Configuration ===
 
 impl Configuration {
@@ -336,6 +358,7 @@ impl Configuration {
                 gate::attempt(&gate, store.clone(), &self.base.registry, self.base.clock.clone()).await;
             let (fresh, writer) = tried.map_err(Unchanged::NotYet)?;
             if moved {
+                is_the_same(&keyring, &writer, &store.describe()).await.map_err(Unchanged::NotYet)?;
                 keyring = fresh;
                 work = Some(at_work(store.clone(), writer));
                 (self.store, self.pins) = (store, pins);

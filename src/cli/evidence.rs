@@ -9,7 +9,7 @@ use crate::{
     clock::Clock,
     config::Inputs,
     crypto::key_version::KeyVersion,
-    evidence::{self, Census, Finding, Limits, Opened, Samples, State, Verdict},
+    evidence::{self, Census, Finding, Limits, Opened, Samples, Verdict},
     exit,
     names::Name,
     store::{Error, KeyStore},
@@ -85,7 +85,7 @@ fn walk(options: &Options) -> Census {
 /// A wrong key is worse than a missing one, and that is worse than a drive that cannot be read.
 fn code(findings: &[Finding], samples: &Samples) -> u8 {
     let is = |wanted: &[Verdict]| findings.iter().any(|finding| wanted.contains(&finding.verdict));
-    let is_unreadable = samples.drives.iter().any(|drive| matches!(drive.state, State::Unreadable(_)));
+    let is_unreadable = samples.drives.iter().any(|drive| drive.is_unreadable());
     if is(&[Verdict::NoneOpen, Verdict::Mixed]) {
         exit::DATA
     } else if is(&[Verdict::MissingKey]) {

@@ -3,6 +3,7 @@
 use super::{
     backup,
     client::{self, Client, Remote},
+    first,
     ls::{self, Kind, Listing},
     output::{self, Color, Failure, Outcome},
     pin, rescue,
@@ -16,6 +17,7 @@ use std::{
     ffi::OsString,
     io::{IsTerminal, Write},
     os::unix::ffi::OsStrExt,
+    path::PathBuf,
 };
 use zeroize::Zeroizing;
 
@@ -27,8 +29,8 @@ pub(super) struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Create keys on the server
-    Create(Names),
+    /// Create keys on the server; with --first, a tenant's first key, straight in the key store
+    Create(Creation),
     /// Import a key of 32 bytes
     Import {
         name: String,
@@ -97,6 +99,21 @@ enum Command {
 }
 
 #[derive(Args)]
+struct Creation {
+    /// Names of keys
+    #[arg(required_unless_present = "first")]
+    names: Vec<String>,
+    /// Make a tenant's first key in the key store of the settings, if nothing shows that there ever was one; asks no server
+    #[arg(long)]
+    first: bool,
+    /// With --first: KES's own configuration file, the key store of it
+    #[arg(long, value_name = "FILE", requires = "first")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Args)]
 struct Names {
     /// Names of keys
     #[arg(required = true)]
@@ -138,7 +155,8 @@ struct Described {
 
 pub(super) fn main(options: Options) -> u8 {
     match options.command {
-        Command::Create(Names { names, remote }) => {
+        Command::Create(Creation { names, first: true, config, .. }) => first::main(names, config),
+        Command::Create(Creation { names, remote, .. }) => {
             client::with_client(&remote.connection, |client| create(client, names))
         }
         Command::Import { name, key, remote } => {

@@ -1,7 +1,7 @@
 //! What keeps keys safe: pins, the sealed copy, and how long a key is used that cannot be verified.
 
 use super::parse::Reader;
-use crate::{keyring::Limits, keystore, names::Name, offline, pins};
+use crate::{kes::policy::Makeable, keyring::Limits, keystore, names::Name, offline, pins};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// Where pins are.
@@ -29,6 +29,17 @@ pub(super) fn one_of<const N: usize>(
             reader.problem(name, Some(&text), &format!("is none of {}", words.join(", ")));
             words[0]
         }
+    }
+}
+
+/// What the API may make; without the setting, everything but the default EK, where there is one.
+pub(super) fn makeable(reader: &mut Reader, key: Option<&Name>) -> Makeable {
+    let patterns = reader.list("KESWARDEN_CREATE_NAMES");
+    match (patterns.as_slice(), key) {
+        ([], None) => Makeable::Any,
+        ([], Some(key)) => Makeable::AllBut(key.clone()),
+        ([none], _) if none == "none" => Makeable::These(Vec::new()),
+        _ => Makeable::These(patterns),
     }
 }
 

@@ -75,7 +75,7 @@ pub fn own(inputs: Inputs) -> Result<Own, Refused> {
         log_format,
         admin_address: admin.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7374))),
         admin_demanded: admin.is_some(),
-        kes: kes_config(&mut reader, log_format, interval),
+        kes: kes_config(&mut reader, log_format, interval, None),
         pins: pin_settings(&mut reader),
         offline: offline_settings(&mut reader),
         verifier: verifier::Config { interval },

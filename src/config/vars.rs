@@ -28,6 +28,7 @@ const fn also(name: &'static str, also: &'static str, doc: &'static str) -> Var 
 pub const VARS: &[Var] = &[
     also("KESWARDEN_KEY_NAME", "MINIO_KMS_KES_KEY_NAME", "name of the default EK"),
     var("KESWARDEN_KEY_CREATE", "never", "`never`, or `if-new`: make the default EK when the store has no trace of it"),
+    var("KESWARDEN_CREATE_NAMES", "", "names of keys that may be made or imported through the API, comma-separated, a `*` at the end stands for any ending; `none`; without it, all but the default EK, and with `server` all that the policies allow"),
     var("KESWARDEN_PIN", "warn", "`warn`: a key without a pin passes the gate and is told of at every start; `require`: it does not pass; `off`: no pins"),
     var("KESWARDEN_PINS", "", "pins that are stated here, `NAME=FINGERPRINT`, comma-separated; `doctor` prints fingerprints"),
     var("KESWARDEN_PIN_DIR", "", "directory of pins, a file for each key; best on a volume that outlives the pod"),

@@ -50,7 +50,7 @@ pub fn census(drives: &[PathBuf]) -> Census {
     let queue = Queue::default();
     for path in drives {
         let drive = Drive::look(path);
-        if drive.is_readable() {
+        if !drive.is_unreadable() {
             drive.config(&mut census.samples);
             if drive.set().is_none_or(|set| sets.insert(set)) {
                 for (name, root) in drive.buckets(&mut census.samples.tally.skipped) {

@@ -63,9 +63,9 @@ impl Drive {
         Self { path: path.to_owned(), state }
     }
 
-    /// A new drive is looked at as well: it may be an old one whose `.minio.sys` somebody removed.
-    pub(super) fn is_readable(&self) -> bool {
-        !matches!(self.state, State::Unreadable(_))
+    /// Any other is looked at: a new one may be an old one whose `.minio.sys` somebody removed.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self.state, State::Unreadable(_))
     }
 
     /// Which erasure set it belongs to, when that can be read.

@@ -79,7 +79,7 @@ impl Walk<'_> {
         let mut branches = VecDeque::new();
         for path in drives {
             let drive = Drive::look(path);
-            if drive.is_readable() {
+            if !drive.is_unreadable() {
                 drive.config(&mut self.samples);
                 for (bucket, root) in drive.buckets(&mut self.samples.tally.skipped) {
                     let waiting = VecDeque::from([root.clone()]);

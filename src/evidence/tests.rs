@@ -16,11 +16,16 @@ fn temporary() -> TempDir {
 
 /// One record a second, each with a ciphertext of its own.
 fn records(count: i64) -> Samples {
+    records_of(count, count)
+}
+
+/// The same of so many objects, in turns: the others are versions of them.
+fn records_of(count: i64, objects: i64) -> Samples {
     let mut samples = Samples::default();
     for mtime in 1..=count {
         let ciphertext = mtime.to_be_bytes().to_vec();
         let sealed = Sealed { key_name: "k".to_owned(), ciphertext, client_context: Vec::new() };
-        samples.add(sealed, Scheme::SseS3, b"{}".to_vec(), mtime);
+        samples.add(sealed, Scheme::SseS3, (mtime % objects).to_string().into_bytes(), mtime);
     }
     samples
 }
@@ -65,6 +70,14 @@ fn verdicts_follow_from_what_opens() {
     ] {
         assert_eq!(verdict_of(results), wanted, "{results}");
     }
+}
+
+#[test]
+fn the_versions_of_one_object_prove_no_more_than_one() {
+    let none_opens = |objects| judge(&records_of(12, objects), |_, _, _| Opened::No)[0].verdict;
+    assert_eq!(none_opens(1), Verdict::TooFew);
+    assert_eq!(none_opens(2), Verdict::TooFew);
+    assert_eq!(none_opens(3), Verdict::NoneOpen);
 }
 
 #[test]

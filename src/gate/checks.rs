@@ -1,19 +1,23 @@
 //! What must be true before MinIO may start: one function per check, in the order in which they make sense.
 
-use super::{Config, Create};
+use super::{Config, Create, proof::Drives};
 use crate::{
     cause::{Cause, Finding},
     clock::{self, Clock},
-    evidence::Samples,
+    evidence::Opened,
     kes_client,
     keyring::{Held, KeyringWriter},
     names::Name,
-    offline::{self, Opened},
+    offline,
     pins::{Mode, Verdict},
     store::{Error, KeyStore},
 };
-use std::{sync::Arc, time::Duration};
-use tokio::sync::OnceCell;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Mutex;
 
 /// The KES that MinIO was told to use, when it is not ours; asked at each attempt, since the file may change.
 pub type KesSource = Arc<dyn Fn() -> Result<Option<kes_client::Config>, Finding> + Send + Sync>;
@@ -37,13 +41,32 @@ pub(super) struct Checks<'a> {
     pub(super) config: &'a Config,
     pub(super) store: Arc<dyn KeyStore>,
     pub(super) clock: Clock,
-    /// What the drives say, once they were looked at.
-    pub(super) samples: OnceCell<Samples>,
+    /// Nothing is made and nothing is pinned: `doctor` only looks.
+    pub(super) only_looks: bool,
+    /// What the drives said, and the look at them that is under way.
+    pub(super) drives: Mutex<Drives>,
+    /// What was logged by an attempt is not logged by the next.
+    pub(super) said: std::sync::Mutex<HashSet<String>>,
 }
+
+/// Keys that were read, and whether the pins let them be held.
+pub(super) type Looked = BTreeMap<Name, (Arc<Held>, bool)>;
 
 impl<'a> Checks<'a> {
     pub(super) fn new(config: &'a Config, store: Arc<dyn KeyStore>, clock: Clock) -> Self {
-        Self { config, store, clock, samples: OnceCell::new() }
+        Self {
+            config,
+            store,
+            clock,
+            only_looks: false,
+            drives: Mutex::default(),
+            said: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Whether this is the first time that it is to be said.
+    pub(super) fn is_news(&self, text: &str) -> bool {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned())
     }
 }
 
@@ -96,9 +119,16 @@ impl Checks<'_> {
             cause.seen(format!("{what} did not answer everything within {}", clock::human(bound)))
         };
         let store_and_keys = async {
-            match self.store().await {
-                Ok(store) => (Ok(store), Some(self.keys(writer).await)),
-                Err(finding) => self.without_store(writer, finding).await,
+            let store = match self.store().await {
+                Ok(store) => store,
+                Err(finding) => return self.without_store(writer, finding).await,
+            };
+            match self.keys(writer).await {
+                // It answered, and then it did not.
+                Err(finding) if offline::stands_in_for(finding.cause) && self.config.copy.is_some() => {
+                    self.without_store(writer, finding).await
+                }
+                keys => (Ok(store), Some(keys)),
             }
         };
         let (store_and_keys, kes) = tokio::join!(
@@ -120,77 +150,50 @@ impl Checks<'_> {
         self.store.ready().await.map(|()| self.store.describe())
     }
 
-    /// The store is away: a sealed copy may stand in for it, when it is there and counts.
-    async fn without_store(
-        &self,
-        writer: &KeyringWriter,
-        finding: Finding,
-    ) -> (Result<String, Finding>, Option<Result<String, Finding>>) {
-        let Some(copy) = self.config.copy.as_ref().filter(|_| offline::stands_in_for(finding.cause)) else {
-            return (Err(finding), None);
-        };
-        let opened = match copy.open() {
-            Ok(opened) => opened,
-            Err(useless) => {
-                let seen = format!("{}; and {}: {}", finding.seen, useless.cause, useless.seen);
-                return (Err(Finding { seen, ..finding }), None);
-            }
-        };
-        let age = clock::human(opened.age);
-        let seen = format!("on the sealed copy of {}, {age} old: {}", opened.origin, finding.seen);
-        let keys = self.keys_of_copy(writer, opened).await;
-        if keys.is_ok() {
-            tracing::warn!(cause = finding.cause.id(), "starting on the sealed copy, {age} old: {finding}");
-        }
-        (Ok(seen), Some(keys))
-    }
-
-    /// Every key of the copy is held as of when it was sealed; the demanded ones must be among them, and pinned or not
-    /// known to be otherwise.
-    async fn keys_of_copy(&self, writer: &KeyringWriter, opened: Opened) -> Result<String, Finding> {
-        let verified = self.clock.boot().saturating_sub(opened.age);
-        for (name, version) in &opened.keys {
-            let fingerprint = version.key.fingerprint();
-            match self.config.pins.judge(name, &fingerprint).await {
-                Err(finding) if !offline::stands_in_for(finding.cause) => return Err(finding),
-                _ => writer.hold_copy(name, version.clone(), verified),
-            }
-        }
-        for name in &self.config.keys {
-            if !opened.keys.iter().any(|(held, _)| held == name) {
-                return Err(Cause::KeyMissing.seen(format!("the sealed copy has no key '{name}'")));
-            }
-        }
-        Ok(format!("{} keys of the sealed copy", opened.keys.len()))
-    }
-
-    /// Every key is there, can be parsed, opens what it seals, opens what the drives hold, and is the one that was pinned.
+    /// Every key is there, can be parsed, opens what it seals, opens what the drives hold, and is the one that was pinned. Only
+    /// then is any of them held.
     async fn keys(&self, writer: &KeyringWriter) -> Result<String, Finding> {
-        let mut keys = Vec::with_capacity(self.config.keys.len());
+        let mut looked = Looked::new();
         for name in &self.config.keys {
-            keys.push((name, self.key(name, writer).await?));
+            looked.insert(name.clone(), (self.key(name, writer).await?, true));
         }
-        let proof = self.proof(writer).await?;
+        let proof = match self.samples().await? {
+            None => None,
+            Some(samples) => {
+                self.look_for_named(&samples, writer, &mut looked).await?;
+                Some(self.proof(&samples, &looked, Opened::NoSuchKey)?)
+            }
+        };
         if let Some(proof) = &proof {
             self.pin_what_is_proven(proof).await?;
         }
-        let mut seen = Vec::with_capacity(keys.len());
-        for (name, held) in keys {
-            self.is_the_pinned_one(name, &held).await?;
+        let mut seen = Vec::with_capacity(looked.len());
+        for name in &self.config.keys {
+            let held = &looked[name].0;
+            self.is_the_pinned_one(name, held).await?;
             seen.push(format!("'{name}', fingerprint {}", held.fingerprint));
+            if !held.version.key.has_hmac() {
+                seen.push(format!(
+                    "note: '{name}' has no HMAC key, as in the older form of KES: a MinIO with root access off does not start \
+                     on it"
+                ));
+            }
         }
         if seen.is_empty() {
             seen.push("no key is demanded".to_owned());
         }
         seen.extend(proof.map(|proof| proof.says));
+        for (name, (held, _)) in looked.into_iter().filter(|(_, (_, may_be_held))| *may_be_held) {
+            writer.hold(&name, held);
+        }
         Ok(seen.join("; "))
     }
 
     async fn key(&self, name: &Name, writer: &KeyringWriter) -> Result<Arc<Held>, Finding> {
-        match writer.load(name).await {
+        match writer.look(name).await {
             Err(Error::Missing(finding)) => match self.config.create {
-                Create::Never => Err(self.was_pinned(name, finding).await?),
-                Create::IfNew => self.create(name, writer, finding).await,
+                Create::IfNew | Create::First if !self.only_looks => self.create(name, writer, finding).await,
+                _ => Err(self.was_pinned(name, finding).await?),
             },
             result => result.map_err(|error| error.into_finding(|| unexpected(name))),
         }
@@ -217,41 +220,6 @@ impl Checks<'_> {
         })
     }
 
-    async fn create(
-        &self,
-        name: &Name,
-        writer: &KeyringWriter,
-        missing: Finding,
-    ) -> Result<Arc<Held>, Finding> {
-        if self.store.has_trace(name).await? {
-            let seen = format!("{}, but the store has a trace of it, so it is not made anew", missing.seen);
-            return Err(Cause::KeyMissing
-                .seen(seen)
-                .fix("bring the former key back: what it sealed opens with nothing else"));
-        }
-        if let Some(records) = self.samples().await?.and_then(|samples| samples.keys.get(name.as_str())) {
-            let seen = format!(
-                "{}, but the drives hold {} objects that were sealed with it, so it is not made anew",
-                missing.seen, records.seen
-            );
-            return Err(Cause::KeyMissing
-                .seen(seen)
-                .fix("bring the former key back: what it sealed opens with nothing else"));
-        }
-        let now = jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
-        match writer.create(name, &self.config.maker, now).await {
-            Ok(held) => {
-                tracing::warn!(key = %name, fingerprint = held.fingerprint, "the key was made: the store had no trace of it");
-                Ok(held)
-            }
-            // Another pod was faster: its key is the key.
-            Err(Error::Exists) => {
-                writer.load(name).await.map_err(|error| error.into_finding(|| unexpected(name)))
-            }
-            Err(error) => Err(error.into_finding(|| unexpected(name))),
-        }
-    }
-
     /// KES opens what it has just sealed for MinIO.
     async fn kes(&self) -> Result<String, Finding> {
         let Some(config) = (self.config.kes)()? else {
@@ -269,6 +237,6 @@ impl Checks<'_> {
     }
 }
 
-fn unexpected(name: &Name) -> Finding {
+pub(super) fn unexpected(name: &Name) -> Finding {
     Cause::StoreUnavailable.seen(format!("the key '{name}' exists and does not, by turns"))
 }

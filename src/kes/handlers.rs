@@ -10,7 +10,7 @@ use super::{
     routes::{Op, ROUTES, Route, Settings},
 };
 use crate::{
-    cause::Finding,
+    cause::{Cause, Finding},
     crypto::{Kind, NotAuthentic},
     go_json::{self, Object, Wanted},
     http::Body,
@@ -129,6 +129,7 @@ fn stream(lines: Body) -> Response<Body> {
 
 async fn create(parts: &Parts, state: &State, name: &str, peer: &Peer) -> Answer {
     let name = key_name(name)?;
+    may_be_made(parts, state, &name)?;
     let created = state.keyring.create(&name, peer.caller.name(), now(parts)).await;
     created.map_err(|error| Refusal::of(Doing::Create, error))?;
     Ok(changed(Change::Created(name)))
@@ -150,9 +151,22 @@ async fn import(
     let kind = Kind::parse(cipher).ok_or_else(|| Refusal::Algorithm(cipher.to_owned()))?;
     let bytes: [u8; 32] = members.bytes("key").try_into().map_err(|_| Refusal::KeySize(cipher.to_owned()))?;
     let bytes = Zeroizing::new(bytes);
+    may_be_made(parts, state, &name)?;
     let imported = state.keyring.import(&name, kind, bytes, peer.caller.name(), now(parts)).await;
     imported.map_err(|error| Refusal::of(Doing::Create, error))?;
     Ok(changed(Change::Imported(name)))
+}
+
+/// A name that may not be made here is refused as a failing store refuses it: MinIO then ends with an error, where it would
+/// limp on after a 403 or `key already exists`. One that is there is for the keyring to answer.
+fn may_be_made(parts: &Parts, state: &State, name: &Name) -> Result<(), Refusal> {
+    if parts.settings.makeable.allows(name) || state.keyring.held(name.as_str()).is_some() {
+        return Ok(());
+    }
+    let finding = Cause::KeyMissing
+        .seen(format!("somebody asked the API to make the key '{name}', which is not made that way"))
+        .fix("bring the former key back, if there was one; else make it once: `keswarden key create --first`, or allow the name with KESWARDEN_CREATE_NAMES");
+    Err(Refusal::Store { doing: Doing::Create, finding })
 }
 
 /// An empty answer, with what was changed for the audit trail.

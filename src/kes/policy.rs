@@ -8,7 +8,7 @@ use super::{
     refusal::Refusal,
     routes::{Op, Route},
 };
-use crate::identity::Identity;
+use crate::{identity::Identity, names::Name};
 use std::collections::BTreeMap;
 
 /// What MinIO does, and nothing of an admin's (see minio-kms-client: what the identity of a server calls).
@@ -23,6 +23,17 @@ pub const MINIO: &[&str] = &[
     "/v1/key/list/*",
     "/v1/key/hmac/*",
 ];
+
+/// Which names of keys may be made or imported through the API, whatever a policy allows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Makeable {
+    #[default]
+    Any,
+    /// The default EK is made by a person, or by the gate; MinIO would make another one when it does not find it.
+    AllBut(Name),
+    /// As policies match: a `*` at the end stands for any ending.
+    These(Vec<String>),
+}
 
 /// The name of MinIO's own policy.
 const OURS: &str = "-minio";
@@ -107,6 +118,18 @@ impl Policy {
         let inner =
             |pattern: &&String| pattern.strip_suffix('*').unwrap_or(pattern).contains(['*', '?', '[']);
         self.allow.iter().chain(&self.deny).filter(inner).map(String::as_str)
+    }
+}
+
+// === impl Makeable ===
+
+impl Makeable {
+    pub fn allows(&self, name: &Name) -> bool {
+        match self {
+            Self::Any => true,
+            Self::AllBut(other) => name != other,
+            Self::These(patterns) => patterns.iter().any(|pattern| matches(pattern, name.as_str())),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The worker: what is asked of the store, and what its answers mean for the keys at hand.
 
-use super::{Held, Reply, Request, Snapshot, State, mark, missing};
+use super::{Held, Reply, Request, Snapshot, State, mark};
 use crate::{
     cause::{Cause, Finding},
     clock::Clock,
@@ -24,6 +24,7 @@ pub(super) struct Worker {
 pub(super) struct Metrics {
     verified: GaugeVec,
     mismatch: IntGaugeVec,
+    odd: IntGaugeVec,
 }
 
 /// What a work item leads to.
@@ -39,6 +40,8 @@ pub(super) enum Outcome {
 pub struct Verified {
     pub name: Name,
     pub result: Result<(), Finding>,
+    /// What a person must know of a key that is well.
+    pub oddity: Option<Finding>,
 }
 
 /// A standby may answer 404 for a key made a moment ago: ask again after this.
@@ -65,15 +68,17 @@ impl Worker {
         Ok(Arc::new(held))
     }
 
-    /// As `load`, but one "missing" is not believed: a standby may not have heard yet.
+    /// As `load`, for a key that somebody asks for now. One "missing" is not believed: a standby may not have heard yet.
     pub(super) async fn find(&self, name: &Name) -> Result<Arc<Held>, Error> {
-        match self.load(name).await {
+        let held = match self.load(name).await {
             Err(Error::Missing(_)) => {
                 tokio::time::sleep(STALE).await;
-                self.load(name).await
+                self.load(name).await?
             }
-            result => result,
-        }
+            result => result?,
+        };
+        self.store.vouch(name, &held.fingerprint).await.map_err(Error::Failed)?;
+        Ok(held)
     }
 
     pub(super) async fn serve(&self, request: Request, snapshot: &watch::Sender<Arc<Snapshot>>) -> Outcome {
@@ -108,7 +113,7 @@ impl Worker {
                 let result = self.rescue(&name, &held).await;
                 if result.is_ok() {
                     let state = State { lost: false, verified: self.clock.boot(), absent: None };
-                    snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, state));
+                    snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, &held, state));
                     self.count(&name, &Ok(()));
                 }
                 let _ = reply.send(result);
@@ -152,10 +157,15 @@ impl Worker {
                 }
             };
             if state != (State { lost: held.lost, verified: held.verified, absent: held.absent }) {
-                snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, state));
+                snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, &held, state));
             }
             self.count(&name, &result);
-            results.push(Verified { name, result });
+            let oddity = match &result {
+                Ok(()) => self.store.oddity(&name).await.unwrap_or_default(),
+                Err(_) => None,
+            };
+            self.metrics.odd.with_label_values(&[name.as_str()]).set(i64::from(oddity.is_some()));
+            results.push(Verified { name, result, oddity });
         }
         results
     }
@@ -183,7 +193,13 @@ impl Worker {
         }
         match self.store.create(name, &held.version.to_text()).await {
             Ok(()) => {}
-            Err(error) => return Err(error.into_finding(|| missing(name))),
+            Err(error) => {
+                return Err(error.into_finding(|| {
+                    Cause::KeyReplaced
+                        .seen(format!("{place} refused to take the key '{name}': something is stored under its name after all"))
+                        .fix("look what it is, and run the rescue again: nothing was overwritten")
+                }));
+            }
         }
         self.compare(name, held).await?;
         Ok(format!("the key '{name}', fingerprint {}, is back in {place}", held.fingerprint))
@@ -258,6 +274,11 @@ impl Metrics {
                 "When the key was last fetched, compared and tried",
                 &["key"],
             ),
+            odd: registry.int_gauges(
+                "keswarden_key_overwritten",
+                "1 when the store has later versions beside the one that counts, which is well",
+                &["key"],
+            ),
             mismatch: registry.int_gauges(
                 "keswarden_key_fingerprint_mismatch",
                 "1 when the store holds other bytes under the key's name than those in use, or has destroyed them",
@@ -270,5 +291,6 @@ impl Metrics {
     pub(super) fn forget(&self, name: &Name) {
         let _ = self.verified.remove_label_values(&[name.as_str()]);
         let _ = self.mismatch.remove_label_values(&[name.as_str()]);
+        let _ = self.odd.remove_label_values(&[name.as_str()]);
     }
 }

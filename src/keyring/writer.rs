@@ -40,24 +40,34 @@ impl KeyringWriter {
         Self { snapshot, requests, worker }
     }
 
-    /// Reads, parses, tries and holds a key: what the gate does before anything is served.
+    /// Reads, parses, tries and holds a key.
     pub async fn load(&self, name: &Name) -> Result<Arc<Held>, Error> {
-        let held = self.worker.load(name).await?;
+        let held = self.look(name).await?;
         self.hold(name, held.clone());
         Ok(held)
     }
 
-    /// Holds a key of the sealed copy, as it was when it was sealed.
-    pub fn hold_copy(&self, name: &Name, version: Arc<KeyVersion>, verified: Duration) {
-        let fingerprint = version.key.fingerprint();
-        self.hold(name, Arc::new(Held { version, fingerprint, lost: false, verified, absent: None }));
+    /// Reads, parses and tries a key: what the gate does before it holds anything.
+    pub async fn look(&self, name: &Name) -> Result<Arc<Held>, Error> {
+        self.worker.load(name).await
     }
 
-    /// Makes a whole new key and holds it.
+    /// A key of the sealed copy, verified when it was sealed.
+    pub fn copied(&self, version: Arc<KeyVersion>, verified: Duration) -> Held {
+        let fingerprint = version.key.fingerprint();
+        Held { version, fingerprint, lost: false, verified, absent: None }
+    }
+
+    /// From now on it is served.
+    pub fn hold(&self, name: &Name, held: Arc<Held>) {
+        self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).insert(name.clone(), held)));
+    }
+
+    /// Makes a whole new key; the one that the store has then.
     pub async fn create(&self, name: &Name, by: &str, now: Timestamp) -> Result<Arc<Held>, Error> {
         let version = KeyVersion::generate(Kind::of_this_machine(), now, by.to_owned());
         self.worker.store.create(name, &version.to_text()).await?;
-        self.load(name).await
+        self.look(name).await
     }
 
     /// The store's side: answers requests until no reader is left or it is dropped.
@@ -128,10 +138,6 @@ impl KeyringWriter {
             }
             Outcome::Nothing => {}
         }
-    }
-
-    fn hold(&self, name: &Name, held: Arc<Held>) {
-        self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).insert(name.clone(), held)));
     }
 }
 

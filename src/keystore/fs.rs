@@ -1,7 +1,7 @@
 //! Keys in a directory, one file a key, in KES's layout: file name = key name, content = the stored text, mode 0600.
 //!
 //! A key file is whole or not there: it is written under a hidden name, synced, and linked into place, which fails
-//! when the name is taken.
+//! when the name is taken. A disk that hangs is an error after a while, and holds up nothing else.
 
 use crate::{
     cause::{Cause, Finding},
@@ -15,12 +15,23 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 /// Keys in a directory.
 pub struct FsStore {
-    dir: PathBuf,
+    dir: Dir,
+    /// Calls that may be under way at once, those included that hang.
+    calls: Arc<Semaphore>,
+}
+
+/// The directory, as the calls that block see it.
+#[derive(Clone)]
+struct Dir {
+    path: PathBuf,
     /// A directory that is not there is an empty one: it is made with the first file.
     on_demand: bool,
 }
@@ -28,33 +39,64 @@ pub struct FsStore {
 /// A larger file is no key (KES reads as much).
 const MAX_FILE: u64 = 1024 * 1024;
 
+/// How long a call may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+const CALLS: usize = 16;
+
 // === impl FsStore ===
 
 impl FsStore {
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, on_demand: false }
+        let dir = Dir { path: dir, on_demand: false };
+        Self { dir, calls: Arc::new(Semaphore::new(CALLS)) }
     }
 
     /// The same for a directory that need not be there yet.
     pub fn made_on_demand(self) -> Self {
-        Self { on_demand: true, ..self }
+        Self { dir: Dir { on_demand: true, ..self.dir }, ..self }
     }
 
+    /// On a thread of its own.
+    async fn call<T: Send + 'static>(
+        &self,
+        what: &str,
+        call: impl FnOnce(&Dir) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (dir, calls) = (self.dir.clone(), self.calls.clone());
+        let done = async move {
+            let turn = calls.acquire_owned().await;
+            let blocking = move || {
+                let _turn = turn;
+                call(&dir)
+            };
+            tokio::task::spawn_blocking(blocking).await
+        };
+        match tokio::time::timeout(PATIENCE, done).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(self.dir.failed(what, &io::Error::other(error))),
+            Err(_) => Err(self.dir.failed(what, &ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+// === impl Dir ===
+
+impl Dir {
     fn failed(&self, what: &str, error: &io::Error) -> Error {
         Error::Failed(self.finding(what, error))
     }
 
     fn finding(&self, what: &str, error: &io::Error) -> Finding {
-        Cause::StoreUnavailable.seen(format!("{what} in {} failed: {error}", self.dir.display()))
+        Cause::StoreUnavailable.seen(format!("{what} in {} failed: {error}", self.path.display()))
     }
 
     fn read(&self, name: &Name) -> Result<Secret, Error> {
-        let path = self.dir.join(name.as_str());
+        let path = self.path.join(name.as_str());
         let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
         let read = File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
         match read {
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound && (self.on_demand || self.dir.is_dir()) => {
+            Err(error) if error.kind() == ErrorKind::NotFound && (self.on_demand || self.path.is_dir()) => {
                 return Err(Error::Missing(
                     Cause::KeyMissing
                         .seen(format!("there is no key file {}", path.display()))
@@ -76,74 +118,24 @@ impl FsStore {
         text: &Secret,
         place: impl Fn(&Path, &Path) -> io::Result<()>,
     ) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         let hidden =
-            self.dir.join(format!(".{name}.{}", crate::secret::hex(&crate::secret::random32()[..8])));
+            self.path.join(format!(".{name}.{}", crate::secret::hex(&crate::secret::random32()[..8])));
         let result = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
             file.write_all(text.expose().as_bytes())?;
             file.sync_all()?;
-            place(&hidden, &self.dir.join(name.as_str()))
+            place(&hidden, &self.path.join(name.as_str()))
         })();
         let _ = fs::remove_file(&hidden);
         result?;
-        File::open(&self.dir)?.sync_all()
-    }
-}
-
-#[async_trait]
-impl KeyStore for FsStore {
-    fn describe(&self) -> String {
-        format!("Filesystem: {}", self.dir.display())
+        File::open(&self.path)?.sync_all()
     }
 
-    async fn ready(&self) -> Result<(), Finding> {
-        match fs::metadata(&self.dir) {
-            Ok(found) if found.is_dir() => Ok(()),
-            Ok(_) => Err(Cause::StoreUnavailable.seen(format!("{} is not a directory", self.dir.display()))),
-            Err(error) => Err(self.finding("looking for the keys", &error)),
-        }
-    }
-
-    async fn get(&self, name: &Name) -> Result<Secret, Error> {
-        self.read(name)
-    }
-
-    async fn has_trace(&self, name: &Name) -> Result<bool, Finding> {
-        match fs::symlink_metadata(self.dir.join(name.as_str())) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(self.finding(&format!("looking for the key '{name}'"), &error)),
-        }
-    }
-
-    async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
-        match self.write(name, text, |hidden, place| fs::hard_link(hidden, place)) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::Exists),
-            Err(error) => return Err(self.failed(&format!("creating the key '{name}'"), &error)),
-            Ok(()) => {}
-        }
-        match self.read(name)?.same(text) {
-            true => Ok(()),
-            false => Err(Error::Exists),
-        }
-    }
-
-    async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
-        self.write(name, text, |hidden, place| fs::rename(hidden, place))
-            .map_err(|error| self.failed(&format!("replacing the key '{name}'"), &error))
-    }
-
-    async fn delete(&self, name: &Name) -> Result<(), Error> {
-        self.read(name)?;
-        fs::remove_file(self.dir.join(name.as_str()))
-            .map_err(|error| self.failed(&format!("deleting the key '{name}'"), &error))
-    }
-
-    async fn list(&self) -> Result<Vec<String>, Finding> {
-        let unreadable = |error: io::Error| self.finding("listing the keys", &error);
+    fn list(&self) -> Result<Vec<String>, Error> {
+        let unreadable = |error: io::Error| self.failed("listing the keys", &error);
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(unreadable)? {
+        for entry in fs::read_dir(&self.path).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             if !fs::metadata(entry.path()).is_ok_and(|found| found.is_file()) {
                 continue;
@@ -156,7 +148,82 @@ impl KeyStore for FsStore {
     }
 
     fn how_to_create(&self, name: &Name) -> String {
-        format!("`(umask 077; set -C; keswarden key new > {})`", shell_word(&self.dir.join(name.as_str())))
+        format!("`(umask 077; set -C; keswarden key new > {})`", shell_word(&self.path.join(name.as_str())))
+    }
+}
+
+#[async_trait]
+impl KeyStore for FsStore {
+    fn describe(&self) -> String {
+        format!("Filesystem: {}", self.dir.path.display())
+    }
+
+    async fn ready(&self) -> Result<(), Finding> {
+        let ready = |dir: &Dir| match fs::metadata(&dir.path) {
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => {
+                let seen = format!("{} is not a directory", dir.path.display());
+                Err(Error::Failed(Cause::StoreUnavailable.seen(seen)))
+            }
+            Err(error) => Err(dir.failed("looking for the keys", &error)),
+        };
+        self.call("looking for the keys", ready).await.map_err(Error::finding)
+    }
+
+    async fn get(&self, name: &Name) -> Result<Secret, Error> {
+        let wanted = name.clone();
+        self.call("reading a key", move |dir| dir.read(&wanted)).await
+    }
+
+    async fn has_trace(&self, name: &Name) -> Result<bool, Finding> {
+        let wanted = name.clone();
+        let what = "looking for a key";
+        let looked = self.call(what, move |dir| match fs::symlink_metadata(dir.path.join(wanted.as_str())) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(dir.failed(what, &error)),
+        });
+        looked.await.map_err(Error::finding)
+    }
+
+    async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        let (name, text) = (name.clone(), Secret::new(text.expose().to_owned()));
+        let create = move |dir: &Dir| {
+            match dir.write(&name, &text, |hidden, place| fs::hard_link(hidden, place)) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::Exists),
+                Err(error) => return Err(dir.failed(&format!("creating the key '{name}'"), &error)),
+                Ok(()) => {}
+            }
+            if dir.read(&name)?.same(&text) { Ok(()) } else { Err(Error::Exists) }
+        };
+        self.call("creating a key", create).await
+    }
+
+    async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        let (name, text) = (name.clone(), Secret::new(text.expose().to_owned()));
+        let replace = move |dir: &Dir| {
+            dir.write(&name, &text, |hidden, place| fs::rename(hidden, place))
+                .map_err(|error| dir.failed(&format!("replacing the key '{name}'"), &error))
+        };
+        self.call("replacing a key", replace).await
+    }
+
+    async fn delete(&self, name: &Name) -> Result<(), Error> {
+        let name = name.clone();
+        let delete = move |dir: &Dir| {
+            dir.read(&name)?;
+            fs::remove_file(dir.path.join(name.as_str()))
+                .map_err(|error| dir.failed(&format!("deleting the key '{name}'"), &error))
+        };
+        self.call("deleting a key", delete).await
+    }
+
+    async fn list(&self) -> Result<Vec<String>, Finding> {
+        self.call("listing the keys", |dir| dir.list()).await.map_err(Error::finding)
+    }
+
+    fn how_to_create(&self, name: &Name) -> String {
+        self.dir.how_to_create(name)
     }
 }
 

@@ -9,6 +9,7 @@ mod transit;
 use crate::{
     cause::{Cause, Finding},
     names::Name,
+    retry::Backoff,
     secret::Secret,
     store::{Error, KeyStore},
     vault::{
@@ -61,6 +62,8 @@ pub struct VaultStore {
 /// How often, and how long, a fresh key is looked for: a standby may answer stale (≤ 102 ms seen).
 const READ_BACK_TRIES: u32 = 20;
 const READ_BACK_PAUSE: Duration = Duration::from_millis(100);
+/// How often a key is written in the place of one that was removed, before that is given up.
+const TRIES: u32 = 12;
 /// How often a key that another one made is looked for behind a stale standby.
 const STALE_TRIES: u32 = 3;
 
@@ -220,6 +223,22 @@ impl VaultStore {
     }
 }
 
+impl VaultStore {
+    /// Creates a key in the place of one that was removed: a leader that is lost in between must not leave none.
+    async fn create_at_last(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        let mut retry = Backoff::new(READ_BACK_PAUSE, Duration::from_secs(5));
+        for _ in 1..TRIES {
+            match self.create(name, text).await {
+                // An attempt whose answer was lost may have done it.
+                Err(Error::Exists) => return self.read_back(name, text).await,
+                Ok(()) => return Ok(()),
+                Err(_) => tokio::time::sleep(retry.next_delay()).await,
+            }
+        }
+        self.create(name, text).await
+    }
+}
+
 #[async_trait]
 impl KeyStore for VaultStore {
     fn describe(&self) -> String {
@@ -248,6 +267,17 @@ impl KeyStore for VaultStore {
             },
             Err(_) if self.version().await? == Version::V2 => self.has_metadata(name).await,
             Err(_) => Ok(false),
+        }
+    }
+
+    async fn forgets(&self) -> Result<bool, Finding> {
+        Ok(self.version().await? == Version::V1)
+    }
+
+    async fn oddity(&self, name: &Name) -> Result<Option<Finding>, Finding> {
+        match self.version().await? {
+            Version::V1 => Ok(None),
+            Version::V2 => self.later_versions(name).await,
         }
     }
 
@@ -287,9 +317,9 @@ impl KeyStore for VaultStore {
             let fix = format!("add to the policy: path \"{path}\" {{ capabilities = [\"delete\"] }}");
             return Err(Error::Failed(finding.fix(fix)));
         }
-        match self.create(name, text).await {
+        match self.create_at_last(name, text).await {
             Ok(()) => Ok(()),
-            Err(error) => match self.create(name, &former).await {
+            Err(error) => match self.create_at_last(name, &former).await {
                 Ok(()) => Err(error),
                 Err(second) => Err(Error::Failed(Cause::KeyDestroyed.seen(format!(
                     "the former key '{name}' was removed, the new one could not be written ({error}), nor the former one put back ({second})"

@@ -1,6 +1,6 @@
 //! A key store whose names are pinned: nothing else is created under a name that has a pin, and what is created gets one.
 
-use super::Pins;
+use super::{Pins, is_proof, is_same};
 use crate::{
     cause::{Cause, Finding},
     clock::Clock,
@@ -29,7 +29,7 @@ impl Guarded {
         })?;
         let fingerprint = key.key.fingerprint();
         match self.pins.of(name).await? {
-            Some(pinned) if pinned != fingerprint => Err(Cause::KeyReplaced.seen(format!(
+            Some(pinned) if !is_same(&pinned, &fingerprint) => Err(Cause::KeyReplaced.seen(format!(
                 "there was a key '{name}' already, with the fingerprint {pinned}: no other is made under its name"
             ))),
             _ => Ok(fingerprint),
@@ -70,6 +70,26 @@ impl KeyStore for Guarded {
     async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         self.may_be_created(name, text).await.map_err(Error::Failed)?;
         self.store.replace(name, text).await
+    }
+
+    /// A registry that cannot be asked stops nobody: the gate has asked for the keys that matter most.
+    async fn vouch(&self, name: &Name, fingerprint: &str) -> Result<(), Finding> {
+        match self.pins.judge(name, fingerprint).await {
+            Err(finding) if is_proof(&finding) => Err(finding),
+            Err(finding) => {
+                tracing::warn!(key = %name, cause = finding.cause.id(), "the key is used without a look at its pin: {finding}");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn forgets(&self) -> Result<bool, Finding> {
+        self.store.forgets().await
+    }
+
+    async fn oddity(&self, name: &Name) -> Result<Option<Finding>, Finding> {
+        self.store.oddity(name).await
     }
 
     async fn caveats(&self) -> Result<Vec<String>, Finding> {

@@ -192,6 +192,15 @@ impl Client {
         Self { http: builder.build().unwrap(), base: format!("https://{server}") }
     }
 
+    /// As MinIO's own identity, of an agent that runs or will.
+    pub fn of(agent: &crate::peers::Agent) -> Self {
+        use keswarden::tls::{self, Pair, trust::Trust};
+        let file = |name: &str| agent.run_dir().join(name);
+        let pair = Pair::read(&file("client.crt"), &file("client.key")).unwrap();
+        let config = tls::client_config(Trust::only(&file("ca.crt")).unwrap(), Some(pair)).unwrap();
+        Self::new(config, false, format!("127.0.0.1:{}", agent.kes_port()).parse().unwrap())
+    }
+
     pub async fn send(&self, method: &str, path: &str, body: Option<&str>) -> Result<Reply, reqwest::Error> {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.base));

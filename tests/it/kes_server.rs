@@ -34,6 +34,19 @@ impl Kes {
     }
 
     pub fn start(store: Arc<MemoryStore>, more: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_on(Some(store), more, environment)
+    }
+
+    /// With the key store that the file names: the folder `keys` beside it, which holds this key.
+    pub fn over_a_folder(key: &str) -> Self {
+        let kes = Self::start_on(None, "", &[]);
+        std::fs::create_dir(kes.dir.path().join("keys")).unwrap();
+        std::fs::write(kes.dir.path().join("keys").join(crate::harness::KEY), key).unwrap();
+        kes.wait_ready();
+        kes
+    }
+
+    fn start_on(store: Option<Arc<MemoryStore>>, more: &str, environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         RunDir::new(dir.path().to_owned(), &[]).ensure(now()).unwrap();
         let file = dir.path().join("server-config.yaml");
@@ -49,13 +62,15 @@ impl Kes {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let bound = app::build_server(settings, Deps { store: Some(given), clock: None })?;
+                let bound =
+                    app::build_server(settings, Deps { store: given.map(|store| store as _), clock: None })?;
                 send.send((bound.api, bound.admin.unwrap(), bound.trigger.clone())).unwrap();
                 bound.run().await
             })
         });
         let (api, admin, trigger) =
             receive.recv_timeout(Duration::from_secs(10)).expect("the server must be built");
+        let store = store.unwrap_or_default();
         Self { api, admin, store, dir, trigger, thread: Some(thread) }
     }
 

@@ -99,6 +99,22 @@ fn it_stands_in_for_an_absent_vault_only() {
     waits(&App::start(store.clone(), &copy.settings()), "key_missing");
 }
 
+/// A restart while Vault is well, and the keys that nobody has used since, must not cost the copy these keys.
+#[test]
+fn a_restart_does_not_shrink_the_copy() {
+    let copy = Copy::new("1h");
+    let (store, sealed) = copy.left();
+    let first = fs::read(copy.file()).unwrap();
+    let app = App::start(store.clone(), &copy.settings());
+    app.wait_ready();
+    eventually("the copy is written anew", || (fs::read(copy.file()).ok()? != first).then_some(()));
+    app.stop().unwrap();
+    away(&store, Cause::NamespaceSealed);
+    let app = App::start(store, &copy.settings());
+    app.wait_ready();
+    assert_eq!(app.minio(false).decrypt("bucket-key", &sealed[1], "{}").status, 200);
+}
+
 #[test]
 fn what_is_old_changed_or_not_ours_is_refused_and_says_why() {
     let copy = Copy::new("1h");

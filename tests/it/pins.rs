@@ -181,3 +181,44 @@ fn an_outage_is_served_through_for_as_long_as_the_limits_say() {
     });
     assert_eq!(seal(&minio), 200);
 }
+
+/// The same for a key that nobody demands at the start: it is held against its pin when it is first used.
+#[test]
+fn another_key_of_a_pinned_name_is_never_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let pins = dir.path().display().to_string();
+    let settings = [("KESWARDEN_PIN_DIR", pins.as_str())];
+    let store = store_with(&key_text());
+    let app = App::start(store.clone(), &settings);
+    app.wait_ready();
+    assert_eq!(app.minio(false).call("POST", "/v1/key/create/bucket-key", None).status, 200);
+    let sealed = app.minio(false).generate("bucket-key", "{}").1;
+    let right = store.text("bucket-key").unwrap();
+    app.stop().unwrap();
+
+    store.put("bucket-key", &key_text());
+    let app = App::start(store.clone(), &settings);
+    app.wait_ready();
+    let minio = app.minio(false);
+    for (path, body) in
+        [("generate", "{}".to_owned()), ("decrypt", format!("{{\"ciphertext\":\"{sealed}\"}}"))]
+    {
+        let answer = minio.call("POST", &format!("/v1/key/{path}/bucket-key"), Some(&body));
+        assert_eq!(answer.status, 502, "{path}: {}", answer.body);
+    }
+    store.put("bucket-key", &right);
+    assert_eq!(minio.decrypt("bucket-key", &sealed, "{}").status, 200);
+}
+
+/// An HMAC key that a key never had may be added to it; one that it had must stay.
+#[test]
+fn a_pin_from_before_the_hmac_key_still_holds() {
+    let text = key_text();
+    let whole = fingerprint(&text);
+    let bytes = whole.split('-').next().unwrap();
+    let app = App::start(store_with(&text), &[("KESWARDEN_PINS", &format!("{KEY}={bytes}"))]);
+    app.wait_ready();
+    let app =
+        App::start(store_with(&text), &[("KESWARDEN_PINS", &format!("{KEY}={bytes}-{}", "0".repeat(32)))]);
+    waits_for(&app, Cause::KeyReplaced);
+}

@@ -1,6 +1,6 @@
 //! The gate and the tenant's own data: what the drives prove counts more than any pin, and nothing is made beside it.
 
-use crate::peers::{Agent, Minio, SOON, succeeded};
+use crate::peers::{Agent, Minio, SOON, eventually, succeeded};
 use std::{fs, path::PathBuf};
 use tempfile::TempDir;
 
@@ -105,9 +105,28 @@ fn what_the_drives_hold_decides() {
     tenant.agent.ready();
     tenant.agent.drain();
 
-    // Somebody booted on another key of the name, and went on writing.
+    // A wrong one is not used, and neither is what an attempt has read that did not pass.
+    fs::write(tenant.key(BUCKET_KEY), crate::harness::key_text()).unwrap();
+    fs::remove_file(tenant.pin(BUCKET_KEY)).unwrap();
+    tenant.agent.run();
+    tenant.agent.process().says(SOON, "key_replaced");
+    fs::remove_file(tenant.key(BUCKET_KEY)).unwrap();
+    tenant.agent.ready();
+    let client = crate::harness::Client::of(&tenant.agent);
+    let generate = || client.call("POST", "/v1/key/generate/bucket-key", Some("{}"));
+    assert_eq!(generate().status, 404);
     fs::write(tenant.key(BUCKET_KEY), &bucket_key).unwrap();
+    eventually(SOON, "the right key is used", || generate().status == 200);
+    tenant.agent.drain();
     tenant.starts();
+    assert!(tenant.pin(BUCKET_KEY).exists());
+
+    // A pin that cannot be written is no reason not to start.
+    fs::remove_file(tenant.pin(KEY)).unwrap();
+    tenant.agent.set("KESWARDEN_PIN_DIR", "/proc/keswarden-pins");
+    tenant.agent.run();
+    tenant.agent.process().says(SOON, "could not be pinned");
+    tenant.agent.ready();
 }
 
 #[test]
@@ -125,6 +144,14 @@ fn a_drive_that_is_not_mounted_is_waited_for_and_a_new_one_is_no_obstacle() {
     agent.run();
     agent.process().says(SOON, "drives_unreadable");
     assert!(!dir.path().join("keys").join(KEY).exists(), "nothing is made while nobody can look");
+    // Mounted, and what matters on it cannot be read; beside one that can, too.
+    fs::create_dir(dir.path().join("export2")).unwrap();
+    fs::write(dir.path().join("export2/.minio.sys"), "").unwrap();
+    agent.process().says(SOON, "no drive can be read");
+    fs::create_dir(dir.path().join("export0")).unwrap();
+    agent.process().says(SOON, "what is sealed with it may be there, so it is not made anew");
+    assert!(!dir.path().join("keys").join(KEY).exists());
+    fs::remove_file(dir.path().join("export2/.minio.sys")).unwrap();
     fs::create_dir(dir.path().join("export1")).unwrap();
     agent.ready();
     assert!(dir.path().join("keys").join(KEY).exists());

@@ -46,6 +46,34 @@ fn a_changed_policy_is_in_force_within_five_seconds_and_a_broken_file_changes_no
 }
 
 #[test]
+fn another_key_store_is_taken_only_with_the_keys_that_are_in_use() {
+    let right = key_text();
+    let kes = Kes::over_a_folder(&right);
+    let client = kes.client(Some(&Kes::admin()), false);
+    let (_, sealed) = client.generate(KEY, "{}");
+    let opens = || client.decrypt(KEY, &sealed, "{}").status == 200;
+    let other = kes.dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let moved = Kes::yaml(&kes.dir, "").replace("/keys\n", "/other\n");
+    let failed = || kes.metric("keswarden_config_reload_failed");
+
+    // Without the key, and then with another one of its name: the former store stays.
+    std::fs::write(kes.file(), &moved).unwrap();
+    eventually("the reload fails", || (failed()? == 1.0).then_some(()));
+    assert!(opens());
+    std::fs::write(other.join(KEY), key_text()).unwrap();
+    let errors = || kes.metric("keswarden_config_reloads_total{outcome=\"failed\"}").unwrap_or(0.0);
+    let before = errors();
+    eventually("it is tried again", || (errors() > before).then_some(()));
+    assert!(opens());
+
+    std::fs::write(other.join(KEY), &right).unwrap();
+    eventually("the new store is in use", || (failed()? == 0.0).then_some(()));
+    std::fs::remove_dir_all(kes.dir.path().join("keys")).unwrap();
+    assert!(opens());
+}
+
+#[test]
 fn new_connections_get_the_new_certificate() {
     let kes = Kes::serving("");
     let other = tempfile::tempdir().unwrap();

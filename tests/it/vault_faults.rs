@@ -288,11 +288,14 @@ fn a_key_that_is_deleted_destroyed_trimmed_or_garbled_is_never_just_missing() {
         (r#"{"data":{"data":{"my-key":"AAAA"}}}"#, "no protobuf message"),
         (r#"{"data":{"data":{"my-key":"{\"bytes\":\"AAAA\"}"}}}"#, "3 bytes long, not 32"),
         (r#"{"data":{"data":{"my-key":"vault:v3:abc"}}}"#, "KESWARDEN_VAULT_TRANSIT_KEY"),
-        ("{\"data\":{\"da", "is no JSON object"),
     ] {
         let (code, text) = Vault::good(key(200, body)).init(&[]);
         assert!(text.contains(words), "{words:?} is missing from: {text}");
         assert!(matches!(code, 64 | 65), "{text}");
+    }
+    // Whatever answers there that is not Vault says nothing about the key.
+    for body in ["{\"data\":{\"da", "<html>Down for maintenance</html>", "", "[]", "{\"data\":7}"] {
+        says(Vault::good(key(200, body)).init(&[]), 69, &["vault_unhealthy", "not Vault's"]);
     }
     assert_eq!(KEY, "my-key");
 }

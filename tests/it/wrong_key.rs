@@ -3,9 +3,8 @@
 
 use crate::{
     harness::KEY,
-    peers::{Agent, Bao, SOON, policy},
+    peers::{Agent, Bao, SOON, policy, succeeded},
 };
-use keswarden::tls::{self, Pair, trust::Trust};
 use std::{fs, path::Path};
 use tempfile::TempDir;
 
@@ -52,7 +51,16 @@ impl Tenant {
             ],
         );
         let mut tenant = Self { version, bao, agent, key: String::new(), sealed: String::new(), _pins: dir };
-        tenant.agent.run();
+        if version == 1 {
+            // It forgets what is deleted, so a first key is for somebody to ask for.
+            tenant.agent.run();
+            tenant.agent.process().says(SOON, "keswarden key create --first my-key");
+            let made = succeeded("key create", &tenant.agent.output(&["key", "create", "--first"]));
+            let again = succeeded("key create", &tenant.agent.output(&["key", "create", "--first", KEY]));
+            assert_eq!(made, again, "what is there stays");
+        } else {
+            tenant.agent.run();
+        }
         tenant.agent.ready();
         tenant.key = tenant.stored().expect("the first key must be stored");
         tenant.sealed = tenant.client().generate(KEY, "{}").1;
@@ -60,14 +68,7 @@ impl Tenant {
     }
 
     fn client(&self) -> crate::harness::Client {
-        let file = |name: &str| self.agent.run_dir().join(name);
-        let pair = Pair::read(&file("client.crt"), &file("client.key")).unwrap();
-        let config = tls::client_config(Trust::only(&file("ca.crt")).unwrap(), Some(pair)).unwrap();
-        crate::harness::Client::new(
-            config,
-            false,
-            format!("127.0.0.1:{}", self.agent.kes_port()).parse().unwrap(),
-        )
+        crate::harness::Client::of(&self.agent)
     }
 
     /// What is stored under the key's name, whatever it is.
@@ -135,6 +136,9 @@ fn under_attack(version: u8) {
         tenant.rescue(0, "there is nothing to rescue");
         tenant.delete();
         tenant.starts_anew_and_waits("has a trace of it, so it is not made anew");
+        let first = tenant.agent.output(&["key", "create", "--first"]);
+        assert_eq!(first.status.code(), Some(69), "nobody makes another first key");
+        assert_eq!(tenant.stored(), None);
         tenant.put(&tenant.key);
         tenant.recovers();
 

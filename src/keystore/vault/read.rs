@@ -33,7 +33,11 @@ impl VaultStore {
             Cause::KeyMalformed
                 .seen(format!("the secret at {path} in Vault {} {what}", self.client.address()))
         };
-        let mut value: Value = answer.json().ok_or_else(|| malformed("is no JSON object"))?;
+        // Whatever stands in front of Vault may answer 200 as well: that says nothing about a key.
+        let mut value: Value = answer.json().unwrap_or_default();
+        if !value.get("data").is_some_and(Value::is_object) {
+            return Err(self.client.not_vault(answer));
+        }
         let data = match version {
             Version::V1 => value.pointer_mut("/data"),
             Version::V2 => value.pointer_mut("/data/data"),
@@ -112,11 +116,39 @@ impl VaultStore {
         let asked = Asked { what: "looking for the key's history", path: &path };
         let answer = self.client.get(&asked, None).await?;
         match answer.status {
-            200 => Ok(true),
+            200 if answer.is_vaults() => Ok(true),
+            200 => Err(self.client.not_vault(&answer)),
             404 if answer.is_vaults() => Ok(false),
             404 => Err(self.client.not_vault(&answer)),
             _ => Err(self.client.verdict(&asked, &answer)),
         }
+    }
+
+    /// Somebody has written other versions: nobody reads them, and `max_versions` may push the first one out.
+    pub(super) async fn later_versions(&self, name: &Name) -> Result<Option<Finding>, Finding> {
+        let path = self.path("metadata", name.as_str());
+        let asked = Asked { what: "looking for the key's history", path: &path };
+        let answer = self.client.get(&asked, None).await?;
+        if answer.status != 200 {
+            // Without the right to look there is nothing to tell.
+            return Ok(None);
+        }
+        let current = answer.json::<Value>().and_then(|body| body.pointer("/data/current_version")?.as_u64());
+        let Some(current) = current.filter(|current| *current > 1) else { return Ok(None) };
+        let (mount, place) = (&self.config.mount, self.path("", name.as_str()));
+        let inner = place.strip_prefix(&format!("{mount}/")).unwrap_or(&place);
+        Ok(Some(
+            Cause::KeyOverwritten
+                .seen(format!(
+                    "the key at {place} in Vault {} was written again, up to version {current}; version 1 is what counts, and \
+                     is well",
+                    self.client.address()
+                ))
+                .fix(format!(
+                    "find out who writes there and take the right to `update` from them; then remove the others: `bao kv \
+                     destroy -mount={mount} -versions=2,… {inner}` (each further write may push version 1 out)"
+                )),
+        ))
     }
 
     /// A key that must be there, looked for until a standby has heard of it too.

@@ -1,0 +1,25 @@
+//! `keswarden key create --first`: makes a tenant's first key, for a Job or a person; pods in production never do.
+
+use super::{SetUp, block_on, code_of, with_settings};
+use crate::{app, exit};
+use std::path::PathBuf;
+
+/// Each name in turn, or the default key when none is given.
+pub(super) fn main(names: Vec<String>, config: Option<PathBuf>) -> u8 {
+    let names = if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
+    let codes = names.into_iter().map(|key| one(SetUp { config: config.clone(), key }));
+    exit::worst(codes.collect::<Vec<_>>())
+}
+
+fn one(set_up: SetUp) -> u8 {
+    with_settings(set_up, |settings| {
+        let name = settings.key.clone();
+        match block_on(app::create_first(settings)) {
+            Ok(fingerprint) => {
+                println!("{name} {fingerprint}");
+                exit::DONE
+            }
+            Err(stopped) => code_of(Err(stopped)),
+        }
+    })
+}
