@@ -31,7 +31,7 @@ const ROUNDS: usize = 5;
 
 /// Where the keys are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Store {
+pub(crate) enum Store {
     Directory,
     KvVersion1,
     KvVersion2,
@@ -376,19 +376,25 @@ impl Site {
 }
 
 /// `keswarden server`, started as `kes server` is.
-struct Server {
-    process: Process,
-    kes_port: u16,
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) kes_port: u16,
     admin_port: u16,
 }
 
 // === impl Server ===
 
 impl Server {
-    fn start(name: &str, config: &Path) -> Self {
-        let (kes_port, admin_port) = (free_port(), free_port());
+    pub(crate) fn start(name: &str, config: &Path) -> Self {
+        Self::start_with(name, config, &[], None)
+    }
+
+    /// With these settings of ours, and the port that it had before.
+    pub(crate) fn start_with(name: &str, config: &Path, settings: &[Var], port: Option<u16>) -> Self {
+        let (kes_port, admin_port) = (port.unwrap_or_else(free_port), free_port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_keswarden"));
         command.env_clear().env("KESWARDEN_ADMIN_ADDR", format!("127.0.0.1:{admin_port}"));
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
         command.arg("server").arg("--config").arg(config);
         command.arg("--addr").arg(format!("127.0.0.1:{kes_port}"));
         let log = config.with_file_name(format!("{name}.log"));
@@ -396,14 +402,14 @@ impl Server {
         Self { process, kes_port, admin_port }
     }
 
-    fn ready(&mut self) {
+    pub(crate) fn ready(&mut self) {
         let port = self.admin_port;
         self.process.until(SOON, "is ready", || answers(port, "/readyz", 200));
     }
 }
 
 /// OpenBao with everything but the keys, and how keswarden reaches it.
-fn vault(store: Store) -> (Bao, Vec<Var>) {
+pub(crate) fn vault(store: Store) -> (Bao, Vec<Var>) {
     let version = if store == Store::KvVersion1 { 1 } else { 2 };
     let bao = Bao::unsealed();
     bao.setup_kv(version, "kv");
@@ -428,7 +434,7 @@ fn vault(store: Store) -> (Bao, Vec<Var>) {
 }
 
 /// KES's own file, for the OpenBao that these settings reach, with the policy that MinIO's documentation gives.
-fn server_config(dir: &Path, settings: &[Var], identity: &str) -> String {
+pub(crate) fn server_config(dir: &Path, settings: &[Var], identity: &str) -> String {
     let of = |wanted: &str| {
         let found = settings.iter().find(|(name, _)| *name == wanted);
         found.unwrap_or_else(|| panic!("{wanted} must be set")).1.as_str()
@@ -476,7 +482,7 @@ keystore:
 }
 
 /// A certificate for 127.0.0.1 in `server.crt`, which vouches for itself, and its key in `server.key`.
-fn make_certificate(dir: &Path) -> PathBuf {
+pub(crate) fn make_certificate(dir: &Path) -> PathBuf {
     let line = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=kes \
                 -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.crt";
     let mut command = Command::new("openssl");

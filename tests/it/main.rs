@@ -26,6 +26,7 @@ mod kes_server;
 mod keyring;
 mod offline;
 mod outage;
+mod own_create;
 mod pins;
 mod proof;
 mod replay;
