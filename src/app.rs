@@ -25,7 +25,7 @@ use crate::{
     tls::mint::RunDir,
     vault,
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{oneshot, watch};
 
 /// What a test may put in place of the real thing.
@@ -58,6 +58,8 @@ struct Base {
     registry: Registry,
     clock: Clock,
     grace: Duration,
+    /// The agent's part of the run directory, where one process leaves its login to the next.
+    state_dir: Option<PathBuf>,
 }
 
 enum Work {
@@ -99,7 +101,7 @@ impl From<Finding> for Stopped {
 
 /// `keswarden init`: makes the certificates that MinIO will be started with, and waits at the gate.
 pub async fn init(settings: Settings, deps: Deps) -> Result<(), Stopped> {
-    let base = Base::new(deps.clock, settings.drain_timeout);
+    let base = Base::in_line(deps.clock, &settings);
     let run_dir = RunDir::new(settings.run_dir.clone(), &settings.tls_names);
     if let Err(error) = run_dir.ensure(clock::unix(base.clock.wall()) as i64) {
         // Beside a KES that is not ours there may be no agent, and no place for its certificates.
@@ -166,7 +168,7 @@ pub fn open_store(store: &config::Store) -> Result<Arc<dyn KeyStore>, Finding> {
 
 /// `keswarden run`: everything that can fail before anything is waited for.
 pub fn build(settings: Settings, deps: Deps) -> Result<Bound, Stopped> {
-    let base = Base::new(deps.clock, settings.drain_timeout);
+    let base = Base::in_line(deps.clock, &settings);
     let admin = http::Bound::bind(settings.admin_address, "KESWARDEN_ADMIN_ADDR")?;
     let address = settings.address;
     let parts = agent::Parts::new(settings, deps.store, &base)?;
@@ -194,9 +196,15 @@ pub fn build_server(settings: ServerSettings, deps: Deps) -> Result<Bound, Stopp
 // === impl Base ===
 
 impl Base {
+    /// The same for a process that others follow in the same run directory.
+    fn in_line(clock: Option<Clock>, settings: &Settings) -> Self {
+        let state_dir = Some(settings.run_dir.join("agent"));
+        Self { state_dir, ..Self::new(clock, settings.drain_timeout) }
+    }
+
     fn new(clock: Option<Clock>, grace: Duration) -> Self {
         let clock = clock.unwrap_or_else(Clock::system);
-        Self { health: Health::new(clock.clone()), registry: Registry::new(), clock, grace }
+        Self { health: Health::new(clock.clone()), registry: Registry::new(), clock, grace, state_dir: None }
     }
 
     /// The store of the settings, or the one that a test put in its place.
@@ -224,7 +232,8 @@ impl Base {
             (Some(given), _) => given,
             (None, config::Store::Fs(dir)) => Arc::new(FsStore::new(dir.clone())),
             (None, config::Store::Vault(configs)) => {
-                let (vault, store) = (**configs).clone();
+                let (mut vault, store) = (**configs).clone();
+                vault.state_dir.clone_from(&self.state_dir);
                 let client = Arc::new(vault::Client::new(vault, &self.registry, self.clock.clone())?);
                 if let Some(kv) = &settings.kv {
                     registries.push(Arc::new(VaultStore::new(client.clone(), kv.clone())));

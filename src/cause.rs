@@ -65,6 +65,10 @@ causes! {
     NamespaceLocked = "namespace_locked", Unavailable, "unlock the namespace: `bao namespace unlock`";
     LoginRefused = "login_refused", Credentials, "replace the credentials; a wrong, expired or used-up secret_id all look like this";
     LoginDenied = "login_denied", Credentials, "check that the auth mount exists, and whether the role is locked out after failed logins (`bao read sys/locked-users`)";
+    LoginLockedOut = "login_locked_out", Credentials, "look who is locked out: `bao list sys/locked-users`, and unlock, or switch the lockout off for AppRole (`bao auth tune -user-lockout-disable=true approle/`); a missing auth mount looks the same";
+    KubernetesReviewFailed = "kubernetes_review_failed", Credentials, "check that Vault reaches the Kubernetes API and may review tokens (system:auth-delegator), and that the service account is there: both look the same";
+    SecretIdUsed = "secret_id_expired_or_used", Credentials, "issue a new secret_id; if nobody else was to unwrap this one, somebody has: find out who";
+    ClockSkew = "clock_skew", Unavailable, "set the clocks (NTP): certificates and limits in time go by them";
     CredentialUnreadable = "credential_unreadable", Machine, "make the credential file readable for this process, with the credential in it";
     TlsFileUnusable = "tls_file_unusable", Machine, "mount the file, in PEM form, readable for this process";
     TokenDead = "token_dead", Credentials, "give a fresh token: this one is expired, revoked or not of this Vault";

@@ -3,6 +3,7 @@
 //! The environment is an argument. A flag wins over the environment, which wins over the file.
 
 pub mod kes_yaml;
+mod login;
 pub mod minio_env;
 mod parse;
 mod safety;
@@ -18,13 +19,9 @@ use crate::{
     offline,
     s3::Sse,
     secret::Secret,
-    sse, telemetry, tls,
-    vault::{
-        self,
-        login::{Login, Source},
-    },
-    verifier,
+    sse, telemetry, tls, vault, verifier,
 };
+use login::login;
 use minio_env::MinioEnv;
 use parse::Reader;
 pub use safety::PinSettings;
@@ -217,7 +214,10 @@ fn store(reader: &mut Reader, file: Option<Store>) -> Store {
 }
 
 fn vault_config(reader: &mut Reader, address: String) -> Option<vault::Config> {
-    let address = reader.base_url("KESWARDEN_VAULT_ADDR", address);
+    let given = address.split(',').map(str::trim).filter(|one| !one.is_empty());
+    let addresses: Vec<_> =
+        given.map(|one| reader.base_url("KESWARDEN_VAULT_ADDR", one.to_owned())).collect();
+    let addresses = addresses.into_iter().collect::<Option<Vec<_>>>();
     let login = login(reader);
     Some(vault::Config {
         ca: reader.path("KESWARDEN_VAULT_CACERT"),
@@ -225,8 +225,10 @@ fn vault_config(reader: &mut Reader, address: String) -> Option<vault::Config> {
         namespace: reader.plain("KESWARDEN_VAULT_NAMESPACE"),
         auth_namespace: reader.plain("KESWARDEN_VAULT_AUTH_NAMESPACE"),
         timeout: reader.interval("KESWARDEN_VAULT_TIMEOUT", Duration::from_secs(5)),
-        address: address?,
+        address: addresses.as_ref()?.join(", "),
+        addresses: addresses?,
         login: login?,
+        state_dir: None,
     })
 }
 
@@ -249,45 +251,6 @@ fn kv_config(reader: &mut Reader) -> keystore::vault::Config {
         version,
         prefix: reader.vault_path("KESWARDEN_VAULT_KV_PREFIX").unwrap_or_default(),
         transit: transit.map(|key| keystore::vault::Transit { mount: transit_mount, key }),
-    }
-}
-
-/// Exactly one way to log in.
-fn login(reader: &mut Reader) -> Option<Login> {
-    let token = reader.secret("KESWARDEN_VAULT_TOKEN");
-    let role_id = reader.secret("KESWARDEN_VAULT_ROLE_ID");
-    let secret_id = reader.secret("KESWARDEN_VAULT_SECRET_ID");
-    let kubernetes = reader.plain("KESWARDEN_VAULT_KUBERNETES_ROLE");
-    let approle_mount =
-        reader.vault_path("KESWARDEN_VAULT_APPROLE_MOUNT").unwrap_or_else(|| "approle".to_owned());
-    let kubernetes_mount =
-        reader.vault_path("KESWARDEN_VAULT_KUBERNETES_MOUNT").unwrap_or_else(|| "kubernetes".to_owned());
-    let jwt = reader
-        .path("KESWARDEN_VAULT_KUBERNETES_JWT_FILE")
-        .unwrap_or_else(|| "/var/run/secrets/kubernetes.io/serviceaccount/token".into());
-    match (token, role_id, secret_id, kubernetes) {
-        (Some(token), None, None, None) => Some(Login::Token(token)),
-        (None, Some(role_id), Some(secret_id), None) => {
-            Some(Login::AppRole { mount: approle_mount, role_id, secret_id })
-        }
-        (None, None, None, Some(role)) => {
-            Some(Login::Kubernetes { mount: kubernetes_mount, role, jwt: Source::File(jwt) })
-        }
-        (None, Some(_), None, None) => {
-            reader.refuse("KESWARDEN_VAULT_SECRET_ID", "is not set, but KESWARDEN_VAULT_ROLE_ID is")
-        }
-        (None, None, Some(_), None) => {
-            reader.refuse("KESWARDEN_VAULT_ROLE_ID", "is not set, but KESWARDEN_VAULT_SECRET_ID is")
-        }
-        (None, None, None, None) => reader.refuse(
-            "KESWARDEN_VAULT_TOKEN",
-            "is not set, and neither is KESWARDEN_VAULT_ROLE_ID with KESWARDEN_VAULT_SECRET_ID, nor \
-             KESWARDEN_VAULT_KUBERNETES_ROLE: as whom to log in? (each secret may also be a file: NAME_FILE)",
-        ),
-        _ => reader.refuse(
-            "KESWARDEN_VAULT_TOKEN",
-            "more than one way to log in is set: token, AppRole, Kubernetes",
-        ),
     }
 }
 

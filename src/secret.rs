@@ -79,6 +79,13 @@ pub fn fill_random(buffer: &mut [u8]) {
     getrandom::fill(buffer).expect("the operating system must give randomness");
 }
 
+/// Fresh random bytes that are no secret.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    fill_random(&mut bytes);
+    bytes
+}
+
 /// 32 fresh random bytes.
 pub fn random32() -> Bytes32 {
     let mut bytes = Zeroizing::new([0; 32]);

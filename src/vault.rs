@@ -7,6 +7,7 @@
 mod endpoints;
 pub mod lease;
 pub mod login;
+mod session;
 pub mod transport;
 pub mod verdict;
 
@@ -15,12 +16,14 @@ use crate::{
     clock::{Clock, Instant},
     metrics::{self, Registry},
     secret::Secret,
+    shutdown::Hangups,
 };
 use endpoints::{Call, Headers};
 use lease::{Action, Lease};
 use login::Login;
 use prometheus::{Gauge, HistogramVec, IntCounterVec};
 use rustify::endpoint::Endpoint;
+use session::Heritage;
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
@@ -32,7 +35,9 @@ use verdict::{Answer, Asked};
 /// Where Vault is and who we are.
 #[derive(Clone)]
 pub struct Config {
-    /// `https://host:port`, without a path.
+    /// `https://host:port`, without a path; several are nodes of one cluster.
+    pub addresses: Vec<String>,
+    /// All of them, for people.
     pub address: String,
     /// PEM file or directory; the system's roots when absent.
     pub ca: Option<PathBuf>,
@@ -44,6 +49,8 @@ pub struct Config {
     /// The bound of one request, connecting included.
     pub timeout: Duration,
     pub login: Login,
+    /// Where a process leaves its token, and what was refused, to the next one; nowhere when absent.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// A client that logs in when it must. Share it by `Arc`.
@@ -54,6 +61,7 @@ pub struct Client {
     session: Mutex<Session>,
     /// Held while somebody logs in: the others wait and use what it got.
     logging_in: tokio::sync::Mutex<()>,
+    heritage: Heritage,
     metrics: Metrics,
 }
 
@@ -64,6 +72,14 @@ struct Session {
     refused: login::Refused,
     /// When a login last failed, and why.
     failed: Option<(Instant, Finding)>,
+    /// The token of the process before was tried.
+    inherited: bool,
+    /// What was in the wrapping token: it can be opened once, and used as often as the secret_id may be.
+    unwrapped: Option<(login::Fingerprint, Arc<Secret>)>,
+    /// Vault asked not to be asked before.
+    quiet_until: Option<Instant>,
+    /// A clock that is wrong was told of.
+    told_of_skew: bool,
 }
 
 struct Metrics {
@@ -71,6 +87,7 @@ struct Metrics {
     logins: IntCounterVec,
     token_expiry: Gauge,
     last_renewal: Gauge,
+    skew: Gauge,
     state: metrics::States<4>,
 }
 
@@ -84,22 +101,30 @@ struct SealStatus {
     progress: u64,
 }
 
+/// No pause is longer, whatever Vault asks for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Seconds that two clocks may differ by: certificates that are just made become valid no later.
+const MOST_SKEW: f64 = 60.0;
+
 // === impl Client ===
 
 impl Client {
     pub fn new(config: Config, registry: &Registry, clock: Clock) -> Result<Self, Finding> {
-        let transport = transport::Real::new(&config)?;
+        let transport = transport::Real::new(&config, clock.clone())?;
         Ok(Self::over(Arc::new(transport), config, registry, clock))
     }
 
     /// A client whose bytes go over `transport`.
     pub fn over(transport: Arc<dyn Transport>, config: Config, registry: &Registry, clock: Clock) -> Self {
+        let heritage = Heritage::new(&config, clock.clone());
+        let refused = login::Refused::remembered(heritage.refusal(), clock.now());
         Self {
-            wire: Wire::new(config.address.clone(), transport),
+            wire: Wire::new(config.addresses.clone(), transport, registry),
             config,
             clock,
-            session: Mutex::default(),
+            session: Mutex::new(Session { refused, ..Session::default() }),
             logging_in: tokio::sync::Mutex::default(),
+            heritage,
             metrics: Metrics::new(registry),
         }
     }
@@ -110,7 +135,15 @@ impl Client {
 
     /// Reachable, initialised and unsealed.
     pub async fn unsealed(&self) -> Result<(), Finding> {
-        let result = self.seal_state().await;
+        let mut result = self.seal_state().await;
+        for _ in 1..self.wire.len() {
+            if result.is_ok() {
+                break;
+            }
+            // Another node may be well; what is said of the first is what is told.
+            self.wire.pass();
+            result = self.seal_state().await.or(result);
+        }
         self.metrics.state.set(match &result {
             Ok(()) => "unsealed",
             Err(Finding { cause: Cause::VaultSealed, .. }) => "sealed",
@@ -187,12 +220,25 @@ impl Client {
         verdict::not_vault(&self.config, answer)
     }
 
-    /// Keeps the token alive: renews it, and logs in anew when that fails. Runs until it is dropped.
+    /// Keeps the token alive: renews it, and logs in anew when that fails. A SIGHUP has refused credentials tried again. Runs until
+    /// it is dropped.
     pub async fn keep(&self) {
+        let mut hangups = Hangups::listen().ok();
         loop {
             let action = self.lock().lease.next(self.clock.now());
             match action {
-                Action::Wait(delay) => tokio::time::sleep(delay).await,
+                Action::Wait(delay) => {
+                    let hangup = async {
+                        match &mut hangups {
+                            Some(hangups) => hangups.next().await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        () = hangup => self.try_again(),
+                    }
+                }
                 Action::Renew => self.renew().await,
                 Action::Login => {
                     if let Err(finding) = self.login().await {
@@ -202,6 +248,13 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Somebody says that what was refused is worth another try.
+    fn try_again(&self) {
+        self.heritage.drop_refusal();
+        let mut session = self.lock();
+        (session.refused, session.failed) = (login::Refused::default(), None);
     }
 
     async fn renew(&self) {
@@ -271,9 +324,16 @@ impl Client {
                 return Err(finding.clone());
             }
         }
-        let method = self.config.login.method();
-        let result = self.log_in_once().await;
-        self.metrics.logins.with_label_values(&[method, if result.is_ok() { "ok" } else { "failed" }]).inc();
+        let result = match self.inherit().await {
+            Ok(Some(token)) => Ok(token),
+            Err(finding) => Err(finding),
+            Ok(None) => {
+                let result = self.log_in_once().await;
+                let outcome = if result.is_ok() { "ok" } else { "failed" };
+                self.metrics.logins.with_label_values(&[self.config.login.method(), outcome]).inc();
+                result
+            }
+        };
         self.lock().failed = result.as_ref().err().map(|finding| (self.clock.now(), finding.clone()));
         result
     }
@@ -281,7 +341,8 @@ impl Client {
     async fn log_in_once(&self) -> Result<Arc<Secret>, Finding> {
         let credentials = self.config.login.read()?;
         self.lock().refused.check(&credentials, self.clock.now())?;
-        let namespace = self.config.auth_namespace.clone().or_else(|| self.config.namespace.clone());
+        let credentials = self.unwrapped(credentials).await?;
+        let namespace = self.auth_namespace();
         let sent = self.clock.now();
         let granted = match &credentials {
             login::Credentials::Token(token) => {
@@ -291,7 +352,7 @@ impl Client {
                 let granted = login::from_lookup(token.clone(), &answer)
                     .unwrap_or_else(|| Err(verdict::of(&asked, &self.config, &answer)));
                 if let Err(finding) = &granted {
-                    self.lock().refused.note(&credentials, &answer, finding, self.clock.now());
+                    self.refused(&credentials, &answer, finding);
                 }
                 granted?
             }
@@ -301,25 +362,145 @@ impl Client {
                 let answer =
                     self.send(&asked, Call::post(&path, &body), &Headers::with(None, namespace)).await?;
                 if answer.status != 200 {
-                    let finding = verdict::of_login(&path, &self.config, &answer);
-                    self.lock().refused.note(&credentials, &answer, &finding, self.clock.now());
+                    let method = self.config.login.method();
+                    let finding = verdict::of_login(method, &path, &self.config, &answer);
+                    self.refused(&credentials, &answer, &finding);
                     return Err(finding);
                 }
                 login::from_login(&answer).ok_or_else(|| verdict::not_vault(&self.config, &answer))?
             }
         };
+        self.heritage.drop_refusal();
+        self.heritage.keep_token(&granted.token);
+        Ok(self.take(granted, sent))
+    }
+
+    fn take(&self, granted: login::Granted, sent: Instant) -> Arc<Secret> {
         let mut session = self.lock();
         session.refused = login::Refused::default();
         session.token = Some(granted.token.clone());
         session.lease = Lease::granted(sent, granted.ttl, granted.renewable);
         self.metrics.expires(&self.clock, granted.ttl);
-        Ok(granted.token)
+        granted.token
+    }
+
+    fn refused(&self, credentials: &login::Credentials, answer: &Answer, finding: &Finding) {
+        let now = self.clock.now();
+        let mut session = self.lock();
+        session.refused.note(credentials, answer, finding, now);
+        if let Some(refusal) = session.refused.to_be_remembered(now) {
+            self.heritage.keep_refusal(&refusal);
+        }
+    }
+
+    /// The token of the process before, if it lives: tried once.
+    async fn inherit(&self) -> Result<Option<Arc<Secret>>, Finding> {
+        let Some(token) = self.heritage.token().filter(|_| !self.lock().inherited) else { return Ok(None) };
+        let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
+        let asked =
+            Asked { what: "looking up the token of the process before", path: "auth/token/lookup-self" };
+        let sent = self.clock.now();
+        let answer = self.send(&asked, Call::get(asked.path), &headers).await?;
+        match login::from_lookup(token, &answer) {
+            // Nothing is known of it yet: it is tried again.
+            None => Err(verdict::of(&asked, &self.config, &answer)),
+            Some(Ok(granted)) => {
+                self.lock().inherited = true;
+                tracing::debug!("the token of the process before is used on");
+                Ok(Some(self.take(granted, sent)))
+            }
+            Some(Err(_)) => {
+                self.lock().inherited = true;
+                self.heritage.drop_token();
+                Ok(None)
+            }
+        }
+    }
+
+    /// An AppRole's credentials with the secret_id that was in the wrapping token; any other as they are.
+    async fn unwrapped(&self, credentials: login::Credentials) -> Result<login::Credentials, Finding> {
+        let fingerprint = credentials.fingerprint();
+        let login::Credentials::Wrapped { mount, role_id, wrapping_token } = &credentials else {
+            return Ok(credentials);
+        };
+        let known = self.lock().unwrapped.clone().filter(|(of, _)| *of == fingerprint);
+        let secret_id = match known {
+            Some((_, secret_id)) => secret_id,
+            None => {
+                self.was_wrapped_for_us(mount, wrapping_token, &credentials).await?;
+                let secret_id = self.open_wrapping(wrapping_token, &credentials).await?;
+                self.lock().unwrapped = Some((fingerprint, secret_id.clone()));
+                secret_id
+            }
+        };
+        Ok(login::Credentials::AppRole { mount: mount.clone(), role_id: role_id.clone(), secret_id })
+    }
+
+    /// The wrapping token was made for a secret_id of this mount, and by nobody who put something else into it.
+    async fn was_wrapped_for_us(
+        &self,
+        mount: &str,
+        token: &Secret,
+        credentials: &login::Credentials,
+    ) -> Result<(), Finding> {
+        let asked = Asked { what: "looking up the wrapping token", path: "sys/wrapping/lookup" };
+        let body = serde_json::json!({ "token": token.expose() });
+        let headers = Headers::with(None, self.auth_namespace());
+        let answer = self.send(&asked, Call::post(asked.path, &body), &headers).await?;
+        let path = answer.json::<serde_json::Value>();
+        let path =
+            path.as_ref().and_then(|body| body.pointer("/data/creation_path")?.as_str()).unwrap_or_default();
+        let is_ours = |path: &str| {
+            let role = path.strip_prefix(&format!("auth/{mount}/role/"))?.strip_suffix("/secret-id")?;
+            (!role.is_empty() && !role.contains('/')).then_some(())
+        };
+        match answer.status {
+            200 if is_ours(path).is_some() => Ok(()),
+            200 => Err(Cause::SecretIdUsed.seen(format!(
+                "the wrapping token was made by '{path}', not by auth/{mount}/role/…/secret-id: somebody may have put a token of \
+                 their own in its place"
+            ))),
+            _ => Err(self.not_wrapped(&asked, credentials, &answer)),
+        }
+    }
+
+    async fn open_wrapping(
+        &self,
+        token: &Arc<Secret>,
+        credentials: &login::Credentials,
+    ) -> Result<Arc<Secret>, Finding> {
+        let asked = Asked { what: "unwrapping the secret_id", path: "sys/wrapping/unwrap" };
+        let headers = Headers::with(Some(token.clone()), self.auth_namespace());
+        let answer = self.send(&asked, Call::post(asked.path, &serde_json::json!({})), &headers).await?;
+        match (answer.status, login::from_wrapping(&answer)) {
+            (200, Some(secret_id)) => Ok(Arc::new(secret_id)),
+            _ => Err(self.not_wrapped(&asked, credentials, &answer)),
+        }
+    }
+
+    fn not_wrapped(&self, asked: &Asked<'_>, credentials: &login::Credentials, answer: &Answer) -> Finding {
+        if answer.status != 400 {
+            return verdict::of(asked, &self.config, answer);
+        }
+        let finding = Cause::SecretIdUsed.seen(format!(
+            "{} at Vault {} answered 400: the wrapping token has expired, or was opened before",
+            asked.what, self.config.address
+        ));
+        self.refused(credentials, answer, &finding);
+        finding
+    }
+
+    fn auth_namespace(&self) -> Option<String> {
+        self.config.auth_namespace.clone().or_else(|| self.config.namespace.clone())
     }
 
     /// After a 403: is it the token (then log in), or the policy (then say so)?
     async fn token_is_dead(&self, headers: &Headers) -> Result<bool, Finding> {
         let asked = Asked { what: "looking up the token", path: "auth/token/lookup-self" };
         let answer = self.send(&asked, Call::get(asked.path), headers).await?;
+        if !matches!(answer.status, 200 | 403) {
+            return Err(verdict::of(&asked, &self.config, &answer));
+        }
         // Without a grant to look itself up a live token is refused in other words than a dead one.
         Ok(answer.status == 403 && !answer.errors().iter().any(|error| error.contains("1 error occurred")))
     }
@@ -335,11 +516,15 @@ impl Client {
     async fn send(
         &self,
         asked: &Asked<'_>,
-        endpoint: impl Endpoint,
+        endpoint: impl Endpoint + Clone,
         headers: &Headers,
     ) -> Result<Answer, Finding> {
         let started = self.clock.now();
+        self.keep_quiet(asked, started)?;
         let result = self.wire.send(endpoint, headers).await;
+        if let Ok(answer) = &result {
+            self.listen(answer);
+        }
         let code = match &result {
             Ok(answer) => answer.status.to_string(),
             Err(_) => "none".to_owned(),
@@ -347,6 +532,35 @@ impl Client {
         let elapsed = (self.clock.now() - started).as_secs_f64();
         self.metrics.requests.with_label_values(&[verdict::operation(asked.path), &code]).observe(elapsed);
         result.map_err(|failure| verdict::unreachable(asked, &self.config, &failure))
+    }
+
+    /// Vault asked for a pause, and it lasts: it is not asked.
+    fn keep_quiet(&self, asked: &Asked<'_>, now: Instant) -> Result<(), Finding> {
+        let until = self.lock().quiet_until.filter(|until| now < *until && asked.path != "sys/seal-status");
+        until.map_or(Ok(()), |until| {
+            let left = crate::clock::human(until - now);
+            let address = &self.config.address;
+            Err(Cause::VaultRateLimited
+                .seen(format!("Vault {address} answered 429 and asked for a pause: {left} are left of it")))
+        })
+    }
+
+    /// What an answer says beside what was asked: when to come again, and what time it is.
+    fn listen(&self, answer: &Answer) {
+        let mut session = self.lock();
+        if let (429, Some(pause)) = (answer.status, answer.retry_after) {
+            session.quiet_until = Some(self.clock.now() + pause.min(LONGEST_PAUSE));
+        }
+        let Some(date) = answer.date else { return };
+        let skew = self.clock.unix_seconds() - date.as_second() as f64;
+        self.metrics.skew.set(skew);
+        let is_wrong = skew.abs() > MOST_SKEW;
+        if is_wrong && !session.told_of_skew {
+            let finding =
+                Cause::ClockSkew.seen(format!("this machine's clock and Vault's differ by {skew:.0} s"));
+            tracing::warn!(cause = finding.cause.id(), "{finding}");
+        }
+        session.told_of_skew = is_wrong;
     }
 
     fn lock(&self) -> MutexGuard<'_, Session> {
@@ -377,6 +591,10 @@ impl Metrics {
             last_renewal: registry.gauge(
                 "keswarden_vault_token_last_renewal_timestamp_seconds",
                 "When the Vault token was last renewed; 0 when never",
+            ),
+            skew: registry.gauge(
+                "keswarden_vault_clock_skew_seconds",
+                "This machine's clock less Vault's, as its last answer told",
             ),
             state: registry.states(
                 "keswarden_vault_state",

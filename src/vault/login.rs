@@ -1,13 +1,14 @@
 //! How we log in: a token, an AppRole or a Kubernetes service account, from the environment or from files.
 
-use super::verdict::Answer;
+use super::{session::Refusal, verdict::Answer};
 use crate::{
     cause::{Cause, Finding},
     clock::{self, Instant},
-    secret::Secret,
+    secret::{self, Secret},
 };
 use rustify::endpoint::Endpoint;
 use serde::Deserialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use vaultrs::api::auth::{
@@ -26,15 +27,62 @@ pub enum Source {
 #[derive(Clone)]
 pub enum Login {
     Token(Source),
-    AppRole { mount: String, role_id: Source, secret_id: Source },
-    Kubernetes { mount: String, role: String, jwt: Source },
+    AppRole {
+        mount: String,
+        role_id: Source,
+        secret_id: Source,
+    },
+    /// An AppRole whose secret_id is in a response-wrapping token, which can be opened once.
+    WrappedAppRole {
+        mount: String,
+        role_id: Source,
+        wrapping_token: Source,
+    },
+    Kubernetes {
+        mount: String,
+        role: String,
+        jwt: Source,
+    },
+    Jwt {
+        mount: String,
+        role: String,
+        jwt: Source,
+    },
+    /// By the client certificate of the connection.
+    Certificate {
+        mount: String,
+        role: Option<String>,
+    },
 }
 
 /// Credentials, read now.
 pub(super) enum Credentials {
     Token(Arc<Secret>),
-    AppRole { mount: String, role_id: Arc<Secret>, secret_id: Arc<Secret> },
-    Kubernetes { mount: String, role: String, jwt: Arc<Secret> },
+    AppRole {
+        mount: String,
+        role_id: Arc<Secret>,
+        secret_id: Arc<Secret>,
+    },
+    /// What is in the wrapping token is still to be fetched.
+    Wrapped {
+        mount: String,
+        role_id: Arc<Secret>,
+        wrapping_token: Arc<Secret>,
+    },
+    Kubernetes {
+        mount: String,
+        role: String,
+        jwt: Arc<Secret>,
+    },
+    Jwt {
+        mount: String,
+        role: String,
+        jwt: Arc<Secret>,
+    },
+    Certificate {
+        mount: String,
+        role: Option<String>,
+    },
 }
 
 /// A token that Vault gave us, or that we were given and Vault knows.
@@ -73,7 +121,7 @@ struct Rest {
     finding: Finding,
 }
 
-type Fingerprint = [u8; 32];
+pub(super) type Fingerprint = [u8; 32];
 
 /// How long refused credentials rest unless they change: as long as OpenBao's lockout.
 const REST: Duration = Duration::from_secs(15 * 60);
@@ -85,13 +133,15 @@ const MOST: Duration = Duration::from_secs(30);
 
 impl Login {
     /// The labels of every method.
-    pub const METHODS: [&'static str; 3] = ["token", "approle", "kubernetes"];
+    pub const METHODS: [&'static str; 5] = ["token", "approle", "kubernetes", "jwt", "cert"];
 
     pub fn method(&self) -> &'static str {
         match self {
             Self::Token(_) => Self::METHODS[0],
-            Self::AppRole { .. } => Self::METHODS[1],
+            Self::AppRole { .. } | Self::WrappedAppRole { .. } => Self::METHODS[1],
             Self::Kubernetes { .. } => Self::METHODS[2],
+            Self::Jwt { .. } => Self::METHODS[3],
+            Self::Certificate { .. } => Self::METHODS[4],
         }
     }
 
@@ -108,8 +158,19 @@ impl Login {
                 role_id: role_id.read()?,
                 secret_id: secret_id.read()?,
             },
+            Self::WrappedAppRole { mount, role_id, wrapping_token } => Credentials::Wrapped {
+                mount: mount.clone(),
+                role_id: role_id.read()?,
+                wrapping_token: wrapping_token.read()?,
+            },
             Self::Kubernetes { mount, role, jwt } => {
                 Credentials::Kubernetes { mount: mount.clone(), role: role.clone(), jwt: jwt.read()? }
+            }
+            Self::Jwt { mount, role, jwt } => {
+                Credentials::Jwt { mount: mount.clone(), role: role.clone(), jwt: jwt.read()? }
+            }
+            Self::Certificate { mount, role } => {
+                Credentials::Certificate { mount: mount.clone(), role: role.clone() }
             }
         })
     }
@@ -118,7 +179,7 @@ impl Login {
 // === impl Source ===
 
 impl Source {
-    fn read(&self) -> Result<Arc<Secret>, Finding> {
+    pub(super) fn read(&self) -> Result<Arc<Secret>, Finding> {
         match self {
             Self::Value(secret) => Ok(secret.clone()),
             Self::File(path) => Secret::read(path)
@@ -139,7 +200,14 @@ impl Credentials {
             (endpoint.path().trim_matches(['/', '\t']).to_owned(), body)
         }
         match self {
-            Self::Token(_) => unreachable!("a token must not be sent to a login path"),
+            Self::Token(_) | Self::Wrapped { .. } => unreachable!("neither must be sent to a login path"),
+            Self::Jwt { mount, role, jwt } => {
+                (format!("auth/{mount}/login"), json!({ "role": role, "jwt": jwt.expose() }))
+            }
+            Self::Certificate { mount, role } => {
+                let body = role.as_ref().map_or_else(|| json!({}), |role| json!({ "name": role }));
+                (format!("auth/{mount}/login"), body)
+            }
             Self::AppRole { mount, role_id, secret_id } => of(&LoginWithApproleRequest::builder()
                 .mount(mount)
                 .role_id(role_id.expose())
@@ -155,16 +223,25 @@ impl Credentials {
         }
     }
 
-    fn fingerprint(&self) -> Fingerprint {
+    /// A role_id with something that is used up, or locks the role out.
+    pub(super) fn is_pair(&self) -> bool {
+        matches!(self, Self::AppRole { .. } | Self::Wrapped { .. })
+    }
+
+    pub(super) fn fingerprint(&self) -> Fingerprint {
         let digest = Sha256::new();
         let digest = match self {
             Self::Token(token) => digest.chain_update(token.expose()),
             Self::AppRole { role_id, secret_id, .. } => {
                 digest.chain_update(role_id.expose()).chain_update([0]).chain_update(secret_id.expose())
             }
-            Self::Kubernetes { role, jwt, .. } => {
+            Self::Wrapped { role_id, wrapping_token, .. } => {
+                digest.chain_update(role_id.expose()).chain_update([1]).chain_update(wrapping_token.expose())
+            }
+            Self::Kubernetes { role, jwt, .. } | Self::Jwt { role, jwt, .. } => {
                 digest.chain_update(role).chain_update([0]).chain_update(jwt.expose())
             }
+            Self::Certificate { role, .. } => digest.chain_update(role.as_deref().unwrap_or_default()),
         };
         digest.finalize().into()
     }
@@ -181,15 +258,33 @@ impl Refused {
         }
         // What rests for a moment is no news; what rests for long is said, so that nobody waits in vain.
         Err(match finding.cause {
-            Cause::LoginRefused if matches!(credentials, Credentials::AppRole { .. }) => {
+            Cause::LoginRefused | Cause::SecretIdUsed if credentials.is_pair() => {
                 let left = clock::human(*until - now);
                 finding.clone().fix(format!(
                     "{}; the same pair is not sent again for {left}, unless the file changes, lest Vault lock the role out",
-                    Cause::LoginRefused.usual_fix()
+                    finding.cause.usual_fix()
                 ))
             }
             _ => finding.clone(),
         })
+    }
+
+    /// Those that the process before was refused.
+    pub(super) fn remembered(before: Option<Refusal>, now: Instant) -> Self {
+        Self(before.map(|Refusal { credentials, rest, finding }| Rest {
+            credentials,
+            until: now + rest,
+            next: LEAST,
+            finding,
+        }))
+    }
+
+    /// What the next process must know: a pair that rests.
+    pub(super) fn to_be_remembered(&self, now: Instant) -> Option<Refusal> {
+        let Rest { credentials, until, finding, .. } = self.0.as_ref()?;
+        let rest = until.saturating_duration_since(now);
+        let is_pairs = matches!(finding.cause, Cause::LoginRefused | Cause::SecretIdUsed) && rest >= REST;
+        is_pairs.then(|| Refusal { credentials: *credentials, rest, finding: finding.clone() })
     }
 
     /// Vault answered a login with something other than a token.
@@ -200,13 +295,16 @@ impl Refused {
         finding: &Finding,
         now: Instant,
     ) {
+        let [jitter] = secret::random();
         if !matches!(answer.status, 400 | 403 | 404 | 429) {
             return;
         }
         let fingerprint = credentials.fingerprint();
-        let is_pair = matches!(credentials, Credentials::AppRole { .. });
         let (rest, next) = match (&self.0, answer.status, finding.cause) {
-            (_, 400, Cause::LoginRefused) if is_pair => (REST, LEAST),
+            (_, 400, Cause::LoginRefused | Cause::SecretIdUsed) if credentials.is_pair() => {
+                // So many pods have the same pair: they do not come back in the same second.
+                (REST + REST.mul_f64(f64::from(jitter) / 2.0 / 255.0), LEAST)
+            }
             (Some(before), ..) if before.credentials == fingerprint => {
                 (before.next, (before.next * 2).min(MOST))
             }
@@ -229,6 +327,20 @@ pub(super) fn from_login(answer: &Answer) -> Option<Granted> {
     let (ttl, renewable) = (auth.ttl(), auth.renewable);
     let token = auth.client_token.to_string();
     (!token.is_empty()).then(|| Granted { token: Arc::new(Secret::new(token)), ttl, renewable })
+}
+
+/// What was in a wrapping token.
+pub(super) fn from_wrapping(answer: &Answer) -> Option<Secret> {
+    #[derive(Deserialize)]
+    struct Unwrapped {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        secret_id: Zeroizing<String>,
+    }
+    let Unwrapped { data } = answer.json()?;
+    (!data.secret_id.is_empty()).then(|| Secret::new(data.secret_id.to_string()))
 }
 
 /// A given token, as `lookup-self` describes it. Nothing when the answer is for the verdict to say.

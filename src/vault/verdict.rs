@@ -5,6 +5,8 @@ use crate::{
     cause::{Cause, Finding},
     tls::Trouble,
 };
+use jiff::fmt::rfc2822::DateTimeParser;
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// What was asked, in words for a person, and on which path below `/v1/`.
@@ -17,6 +19,12 @@ pub struct Asked<'a> {
 /// A whole answer. The body may hold secrets and is wiped.
 pub struct Answer {
     pub status: u16,
+    /// How long it asks not to be asked again (`Retry-After` in seconds).
+    pub(super) retry_after: Option<Duration>,
+    /// What time it is there.
+    pub(super) date: Option<jiff::Timestamp>,
+    /// Where it sends us.
+    pub(super) location: Option<String>,
     body: Zeroizing<Vec<u8>>,
 }
 
@@ -24,7 +32,16 @@ pub struct Answer {
 
 impl Answer {
     pub(super) fn new(response: http::Response<Vec<u8>>) -> Self {
-        Self { status: response.status().as_u16(), body: Zeroizing::new(response.into_body()) }
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after = header(http::header::RETRY_AFTER).and_then(|text| text.trim().parse().ok());
+        let date = header(http::header::DATE);
+        Self {
+            status: response.status().as_u16(),
+            retry_after: retry_after.map(Duration::from_secs),
+            date: date.and_then(|text| DateTimeParser::new().parse_timestamp(text).ok()),
+            location: header(http::header::LOCATION).map(str::to_owned),
+            body: Zeroizing::new(response.into_body()),
+        }
     }
 
     /// The body, when it is JSON of that shape.
@@ -126,22 +143,29 @@ pub(super) fn of(asked: &Asked<'_>, config: &Config, answer: &Answer) -> Finding
 
 /// The stanza that the policy lacks.
 fn policy_missing(path: &str, seen: String) -> Finding {
-    let capability = if operation(path) == "transit" { "update" } else { "read" };
+    let capability = match operation(path) {
+        "transit" | "token_renew" => "update",
+        _ => "read",
+    };
     Cause::PolicyMissing.seen(seen).fix(format!(
         "add to the policy: path \"{path}\" {{ capabilities = [\"{capability}\"] }}, and check that the mount exists"
     ))
 }
 
 /// A login that was not granted. Nothing in it is final: see vault-facts on lockout and TokenReview.
-pub(super) fn of_login(path: &str, config: &Config, answer: &Answer) -> Finding {
+pub(super) fn of_login(method: &str, path: &str, config: &Config, answer: &Answer) -> Finding {
     let seen = format!("logging in at Vault {} ({path}) answered {}", config.address, answer.words());
     match answer.status {
         400 if plain_http(answer) => Cause::VaultPlainHttp.seen(seen),
         400 => Cause::LoginRefused.seen(seen),
-        403 if path.starts_with("auth/kubernetes") => Cause::LoginDenied
-            .seen(seen)
-            .fix("check the role's service account and audience, and that Vault reaches the Kubernetes API"),
+        403 if method == "kubernetes" && answer.errors() == ["permission denied"] => {
+            Cause::KubernetesReviewFailed.seen(seen)
+        }
+        403 if method == "approle" => Cause::LoginLockedOut.seen(seen),
         403 => Cause::LoginDenied.seen(seen),
+        500 if method == "cert" && answer.says("certificate has expired") => Cause::LoginRefused
+            .seen(seen)
+            .fix("renew the client certificate (KESWARDEN_VAULT_CLIENT_CERT); it is read again by itself"),
         _ => of(&Asked { what: "logging in", path }, config, answer),
     }
 }

@@ -24,6 +24,7 @@ mod kept;
 mod kes_cli;
 mod kes_server;
 mod keyring;
+mod login;
 mod offline;
 mod outage;
 mod own_create;

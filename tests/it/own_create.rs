@@ -107,7 +107,7 @@ fn a_minio_that_asks_for_a_new_key_under_an_old_name_gets_none_and_stops() {
     mc.make_bucket("bucket");
     mc.set_default_key("bucket", KEY);
     mc.put("bucket/object", "written before");
-    let mut reads = |cluster: &mut Cluster| {
+    let reads = |cluster: &mut Cluster| {
         cluster.start_servers();
         cluster.boots();
         assert_eq!(mc.cat("bucket/object"), "written before");

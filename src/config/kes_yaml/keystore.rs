@@ -131,8 +131,17 @@ fn read_vault(reader: &mut Reader<'_>, node: &Node) -> Option<Store> {
     if reader.problems.len() > before {
         return None;
     }
-    let config =
-        vault::Config { address, ca, client_certificate, namespace, auth_namespace, timeout: TIMEOUT, login };
+    let config = vault::Config {
+        addresses: vec![address.clone()],
+        address,
+        ca,
+        client_certificate,
+        namespace,
+        auth_namespace,
+        timeout: TIMEOUT,
+        login,
+        state_dir: None,
+    };
     let store = keystore::vault::Config { mount, version: Some(version), prefix, transit };
     Some(Store::Vault(Box::new((config, store))))
 }
