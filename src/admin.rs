@@ -7,7 +7,7 @@
 //! * `/status`: what each part says of itself, as JSON; for callers on this machine only.
 
 use crate::{
-    health::{Health, NotReady},
+    health::{Happening, Health, NotReady},
     http::{Body, Close, Handler},
     metrics::{self, Registry},
     version,
@@ -61,11 +61,20 @@ impl Server {
 
     fn status(&self) -> Response<Body> {
         let waiting = self.health.ready().err().unwrap_or_default();
+        let history: Vec<_> = self
+            .health
+            .history()
+            .into_iter()
+            .map(|Happening { at, reason, says, .. }| {
+                serde_json::json!({ "at": at.to_string(), "reason": reason, "says": says })
+            })
+            .collect();
         let status = serde_json::json!({
             "version": version::VERSION,
             "ready": waiting.is_empty(),
             "waiting_for": waiting,
             "parts": self.health.notes(),
+            "history": history,
         });
         let mut page = text(StatusCode::OK, format!("{status:#}\n"));
         page.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

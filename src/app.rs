@@ -18,6 +18,7 @@ use crate::{
     health::{Guard, Health},
     http, kes,
     keystore::{fs::FsStore, vault::VaultStore},
+    kubernetes,
     metrics::Registry,
     pins::{self, Pins},
     shutdown::{self, Drain, Ended, Tasks, Trigger},
@@ -60,6 +61,7 @@ struct Base {
     grace: Duration,
     /// The agent's part of the run directory, where one process leaves its login to the next.
     state_dir: Option<PathBuf>,
+    events: Option<kubernetes::Config>,
 }
 
 enum Work {
@@ -111,13 +113,26 @@ pub async fn init(settings: Settings, deps: Deps) -> Result<(), Stopped> {
         }
     }
     let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
+    let posting = base.post_events();
     let guard = base.health.until("gate");
     let copy = settings.offline.clone();
     let copy = copy.map(|config| Arc::new(crate::offline::SealedCopy::new(config, base.clock.clone())));
     let gate = gate::Config { pins, copy, ..settings.gate() };
-    base.pass(&gate, &store, guard).await?;
-    Ok(())
+    let passed = base.pass(&gate, &store, guard).await;
+    drop(base);
+    say_the_rest(posting).await;
+    Ok(passed.map(drop)?)
 }
+
+/// Events that are still to be posted, at the end.
+async fn say_the_rest(posting: Option<tokio::task::JoinHandle<()>>) {
+    if let Some(posting) = posting {
+        let _ = tokio::time::timeout(LAST_WORDS, posting).await;
+    }
+}
+
+/// How long the last Events may take: who waits for our end waits for nothing else.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// `keswarden doctor`: every check once. It makes nothing.
 pub async fn doctor(settings: Settings, deps: Deps) -> Result<Vec<gate::Row>, Stopped> {
@@ -199,12 +214,25 @@ impl Base {
     /// The same for a process that others follow in the same run directory.
     fn in_line(clock: Option<Clock>, settings: &Settings) -> Self {
         let state_dir = Some(settings.run_dir.join("agent"));
-        Self { state_dir, ..Self::new(clock, settings.drain_timeout) }
+        Self { state_dir, events: settings.events.clone(), ..Self::new(clock, settings.drain_timeout) }
+    }
+
+    /// Posts Events until nobody has anything to say any more.
+    fn post_events(&self) -> Option<tokio::task::JoinHandle<()>> {
+        let poster = kubernetes::Poster::new(self.events.clone()?)?;
+        Some(tokio::spawn(poster.run(self.health.listen())))
     }
 
     fn new(clock: Option<Clock>, grace: Duration) -> Self {
         let clock = clock.unwrap_or_else(Clock::system);
-        Self { health: Health::new(clock.clone()), registry: Registry::new(), clock, grace, state_dir: None }
+        Self {
+            health: Health::new(clock.clone()),
+            registry: Registry::new(),
+            clock,
+            grace,
+            state_dir: None,
+            events: None,
+        }
     }
 
     /// The store of the settings, or the one that a test put in its place.
@@ -328,6 +356,7 @@ impl Bound {
     pub async fn run(self) -> Result<(), Stopped> {
         let Self { trigger, drain, base, work, sockets: (api, admin), guards, .. } = self;
         let mut tasks = Tasks::new();
+        let posting = base.post_events();
         // Health is served to the very end: it says that we drain.
         let (admin_stop, admin_drain) = shutdown::channel();
         let health = base.clone();
@@ -355,6 +384,8 @@ impl Bound {
         admin_stop.drain();
         tasks.abort_all();
         while tasks.next().await.is_some() {}
+        drop(base);
+        say_the_rest(posting).await;
         result
     }
 }

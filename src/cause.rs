@@ -4,10 +4,10 @@ use crate::exit;
 use std::fmt;
 
 macro_rules! causes {
-    ($($variant:ident = $id:literal, $class:ident, $fix:literal;)+) => {
+    ($($variant:ident = $id:literal, $class:ident, $means:literal, $fix:literal;)+) => {
         /// Why something waits or failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Cause { $(#[doc = $fix] $variant,)+ }
+        pub enum Cause { $(#[doc = $means] $variant,)+ }
 
         impl Cause {
             /// Every cause.
@@ -20,6 +20,11 @@ macro_rules! causes {
 
             fn class(self) -> Class {
                 match self { $(Cause::$variant => Class::$class,)+ }
+            }
+
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Cause::$variant => $means,)+ }
             }
 
             /// What a person does about it, where nobody knows better.
@@ -46,64 +51,64 @@ enum Class {
 }
 
 causes! {
-    VaultUninitialised = "vault_uninitialised", Unavailable, "initialise it once: `bao operator init`";
-    VaultSealed = "vault_sealed", Unavailable, "unseal it: `bao operator unseal`, once for each key share needed";
-    VaultUnreachableRefused = "vault_unreachable_refused", Unavailable, "start Vault, or correct KESWARDEN_VAULT_ADDR";
-    VaultUnreachableTimeout = "vault_unreachable_timeout", Unavailable, "look for a hung Vault, a firewall or a NetworkPolicy in between";
-    VaultUnreachableDns = "vault_unreachable_dns", Unavailable, "correct the host name in KESWARDEN_VAULT_ADDR, or the cluster's DNS";
-    VaultUnreachable = "vault_unreachable", Unavailable, "look at the network between here and Vault";
-    VaultTlsUnknownCa = "vault_tls_unknown_ca", Unavailable, "set KESWARDEN_VAULT_CACERT to the PEM file of the CA that signed Vault's certificate";
-    VaultTlsName = "vault_tls_name", Unavailable, "use a name that is in Vault's certificate in KESWARDEN_VAULT_ADDR, or issue the certificate for this name";
-    VaultTlsExpired = "vault_tls_expired", Unavailable, "renew Vault's certificate and send Vault a SIGHUP; check this machine's clock";
-    VaultTlsOther = "vault_tls", Unavailable, "check that the address speaks TLS, and which certificate it shows";
-    VaultPlainHttp = "vault_plain_http", Unavailable, "use https:// in KESWARDEN_VAULT_ADDR";
-    VaultNoLeader = "vault_standby_without_leader", Unavailable, "wait for the election; if it lasts, look at Vault's cluster for lost quorum";
-    VaultRateLimited = "vault_rate_limited", Unavailable, "raise the rate-limit quota that covers this path";
-    VaultUnhealthy = "vault_unhealthy", Unavailable, "read Vault's own log: full audit disk, lost storage or lost quorum look like this";
-    NamespaceMissing = "namespace_missing", Unavailable, "create the namespace, or correct KESWARDEN_VAULT_NAMESPACE";
-    NamespaceSealed = "namespace_sealed", Unavailable, "unseal the namespace: `bao namespace unseal`";
-    NamespaceLocked = "namespace_locked", Unavailable, "unlock the namespace: `bao namespace unlock`";
-    LoginRefused = "login_refused", Credentials, "replace the credentials; a wrong, expired or used-up secret_id all look like this";
-    LoginDenied = "login_denied", Credentials, "check that the auth mount exists, and whether the role is locked out after failed logins (`bao read sys/locked-users`)";
-    LoginLockedOut = "login_locked_out", Credentials, "look who is locked out: `bao list sys/locked-users`, and unlock, or switch the lockout off for AppRole (`bao auth tune -user-lockout-disable=true approle/`); a missing auth mount looks the same";
-    KubernetesReviewFailed = "kubernetes_review_failed", Credentials, "check that Vault reaches the Kubernetes API and may review tokens (system:auth-delegator), and that the service account is there: both look the same";
-    SecretIdUsed = "secret_id_expired_or_used", Credentials, "issue a new secret_id; if nobody else was to unwrap this one, somebody has: find out who";
-    ClockSkew = "clock_skew", Unavailable, "set the clocks (NTP): certificates and limits in time go by them";
-    CredentialUnreadable = "credential_unreadable", Machine, "make the credential file readable for this process, with the credential in it";
-    TlsFileUnusable = "tls_file_unusable", Machine, "mount the file, in PEM form, readable for this process";
-    TokenDead = "token_dead", Credentials, "give a fresh token: this one is expired, revoked or not of this Vault";
-    PolicyMissing = "policy_missing", Credentials, "add the path to the policy of this role or token";
-    MountMissing = "mount_missing", Unavailable, "enable the K/V engine, or correct KESWARDEN_VAULT_KV_MOUNT";
-    MountVersionMismatch = "mount_version_mismatch", Settings, "set KESWARDEN_VAULT_KV_VERSION=auto, or to the version of the mount";
-    TransitFailed = "transit_failed", Unavailable, "check the transit key: its name, that it is not deleted, and min_decryption_version";
-    StoreUnavailable = "store_unavailable", Unavailable, "make the key directory readable and writable for this process";
-    KeyMissing = "key_missing", Unavailable, "create the key";
-    KeyDeleted = "key_deleted", Unavailable, "undelete it";
-    KeyDestroyed = "key_destroyed", Data, "restore the key from a backup: its data is gone from Vault";
-    KeyMalformed = "key_malformed", Data, "restore the key from a backup; do not overwrite it before you know what it was";
-    KeyReplaced = "key_replaced", Data, "restore the former key: what it sealed opens with nothing else";
-    KeyOverwritten = "key_overwritten", Data, "find out who writes over keys; version 1 is what counts, while it is there";
-    KeyUnpinned = "key_unpinned", Data, "pin the key once you know that it is the right one: `keswarden key pin NAME`";
-    DrivesUnreadable = "drives_unreadable", Machine, "mount the tenant's volumes, read-only will do, where KESWARDEN_DRIVES says";
-    KeyMixed = "key_mixed", Data, "do not start MinIO: some objects are sealed with another key of this name; find that key, and keep both";
-    CopyUnusable = "sealed_copy_unusable", Data, "check KESWARDEN_OFFLINE_KEY_FILE and KESWARDEN_TENANT; a copy that was changed is of no use: remove it";
-    CopyExpired = "sealed_copy_expired", Unavailable, "bring Vault back: a copy counts for KESWARDEN_OFFLINE_MAX only";
-    BackupUnusable = "backup_unusable", Data, "use another backup; this one was not written to, and is not read in part";
-    PinConflict = "pin_conflict", Data, "find out which pin is right before anything is started; remove the other one";
-    KeyTransitUnset = "key_transit_unset", Settings, "set KESWARDEN_VAULT_TRANSIT_KEY: the key is wrapped by Vault's transit engine";
-    KeyTestFailed = "key_test_failed", Data, "report this: a key that parses must seal and open";
-    KesUnreachable = "kes_unreachable", Unavailable, "start KES, or correct MINIO_KMS_KES_ENDPOINT; when that is keswarden's own address, set MINIO_KMS_KES_CAPATH to the ca.crt in KESWARDEN_RUN_DIR";
-    KesTls = "kes_tls", Unavailable, "set MINIO_KMS_KES_CAPATH to the CA of KES's certificate, or issue it for this name";
-    KesNoCertificate = "kes_identity_unknown", Credentials, "give the API key, or the client certificate and key, that MinIO uses";
-    KesDenied = "kes_denied", Credentials, "allow MinIO's identity these paths in KES's policy";
-    KesKeyMissing = "kes_key_missing", Unavailable, "create the key: `kes key create`";
-    KesBackendDown = "kes_backend_down", Unavailable, "look at what KES stores its keys in; its error log names the reason";
-    KesRoundTripFailed = "kes_round_trip_failed", Data, "do not start MinIO: KES does not open what it has just sealed";
-    MinioEnvIncomplete = "minio_env_incomplete", Settings, "complete MINIO_KMS_KES_*: MinIO would not start with this either";
-    MinioEnvConflict = "minio_env_conflict", Settings, "remove one of them: MinIO would not start with this either";
-    MinioEnvUnreadable = "minio_env_unreadable", Unavailable, "wait for the file to be written, or correct KESWARDEN_MINIO_ENV_FILE";
-    CannotBind = "cannot_bind", Machine, "stop what holds the address, or choose another";
-    RunDirUnusable = "run_dir_unusable", Machine, "make KESWARDEN_RUN_DIR writable for this process";
+    VaultUninitialised = "vault_uninitialised", Unavailable, "Vault runs and has never been initialised", "initialise it once: `bao operator init`";
+    VaultSealed = "vault_sealed", Unavailable, "Vault runs and is sealed; the line says how far the unsealing is", "unseal it: `bao operator unseal`, once for each key share needed";
+    VaultUnreachableRefused = "vault_unreachable_refused", Unavailable, "nobody listens at the address", "start Vault, or correct KESWARDEN_VAULT_ADDR";
+    VaultUnreachableTimeout = "vault_unreachable_timeout", Unavailable, "no answer came in time", "look for a hung Vault, a firewall or a NetworkPolicy in between";
+    VaultUnreachableDns = "vault_unreachable_dns", Unavailable, "the host name has no address", "correct the host name in KESWARDEN_VAULT_ADDR, or the cluster's DNS";
+    VaultUnreachable = "vault_unreachable", Unavailable, "the connection failed in another way, such as a reset", "look at the network between here and Vault";
+    VaultTlsUnknownCa = "vault_tls_unknown_ca", Unavailable, "Vault's certificate is signed by nobody whom we trust", "set KESWARDEN_VAULT_CACERT to the PEM file of the CA that signed Vault's certificate";
+    VaultTlsName = "vault_tls_name", Unavailable, "Vault's certificate is for other names than the one in the address", "use a name that is in Vault's certificate in KESWARDEN_VAULT_ADDR, or issue the certificate for this name";
+    VaultTlsExpired = "vault_tls_expired", Unavailable, "Vault's certificate has expired, or is not valid yet, by this machine's clock", "renew Vault's certificate and send Vault a SIGHUP; check this machine's clock";
+    VaultTlsOther = "vault_tls", Unavailable, "the TLS handshake failed in another way", "check that the address speaks TLS, and which certificate it shows";
+    VaultPlainHttp = "vault_plain_http", Unavailable, "a TLS port was spoken to in plain HTTP", "use https:// in KESWARDEN_VAULT_ADDR";
+    VaultNoLeader = "vault_standby_without_leader", Unavailable, "a standby answers, and there is no leader", "wait for the election; if it lasts, look at Vault's cluster for lost quorum";
+    VaultRateLimited = "vault_rate_limited", Unavailable, "Vault answers 429; a pause that it asks for is kept", "raise the rate-limit quota that covers this path";
+    VaultUnhealthy = "vault_unhealthy", Unavailable, "Vault answers with errors of its own, or something else answers in its place, while its health page may be green", "read Vault's own log: full audit disk, lost storage or lost quorum look like this";
+    NamespaceMissing = "namespace_missing", Unavailable, "the namespace does not exist", "create the namespace, or correct KESWARDEN_VAULT_NAMESPACE";
+    NamespaceSealed = "namespace_sealed", Unavailable, "the namespace is sealed, whatever the rest of Vault is", "unseal the namespace: `bao namespace unseal`";
+    NamespaceLocked = "namespace_locked", Unavailable, "the namespace is locked for its API", "unlock the namespace: `bao namespace unlock`";
+    LoginRefused = "login_refused", Credentials, "the login was answered with 400: the credentials are wrong, expired or used up", "replace the credentials; a wrong, expired or used-up secret_id all look like this";
+    LoginDenied = "login_denied", Credentials, "the login was answered with 403", "check that the auth mount exists, and whether the role is locked out after failed logins (`bao read sys/locked-users`)";
+    LoginLockedOut = "login_locked_out", Credentials, "an AppRole login was answered with 403: five refused ones lock the role out for 15 minutes, with the right secret_id too", "look who is locked out: `bao list sys/locked-users`, and unlock, or switch the lockout off for AppRole (`bao auth tune -user-lockout-disable=true approle/`); a missing auth mount looks the same";
+    KubernetesReviewFailed = "kubernetes_review_failed", Credentials, "a Kubernetes login was answered with 403 and nothing more: the token review failed, or said no", "check that Vault reaches the Kubernetes API and may review tokens (system:auth-delegator), and that the service account is there: both look the same";
+    SecretIdUsed = "secret_id_expired_or_used", Credentials, "the wrapping token of the secret_id has expired, was opened before, or was made by somebody else", "issue a new secret_id; if nobody else was to unwrap this one, somebody has: find out who";
+    ClockSkew = "clock_skew", Unavailable, "this machine's clock and Vault's differ by more than a minute", "set the clocks (NTP): certificates and limits in time go by them";
+    CredentialUnreadable = "credential_unreadable", Machine, "a file with a credential cannot be read", "make the credential file readable for this process, with the credential in it";
+    TlsFileUnusable = "tls_file_unusable", Machine, "a file with a certificate or key cannot be read or used", "mount the file, in PEM form, readable for this process";
+    TokenDead = "token_dead", Credentials, "Vault does not know the token any more", "give a fresh token: this one is expired, revoked or not of this Vault";
+    PolicyMissing = "policy_missing", Credentials, "the token lives, and its policy does not allow the path; the fix has the stanza", "add the path to the policy of this role or token";
+    MountMissing = "mount_missing", Unavailable, "there is no K/V engine at the mount, or the policy allows nothing below it", "enable the K/V engine, or correct KESWARDEN_VAULT_KV_MOUNT";
+    MountVersionMismatch = "mount_version_mismatch", Settings, "the mount is of the other K/V version than was set", "set KESWARDEN_VAULT_KV_VERSION=auto, or to the version of the mount";
+    TransitFailed = "transit_failed", Unavailable, "Vault's transit engine did not wrap or unwrap the key", "check the transit key: its name, that it is not deleted, and min_decryption_version";
+    StoreUnavailable = "store_unavailable", Unavailable, "the key directory cannot be read or written, or a store contradicts itself", "make the key directory readable and writable for this process";
+    KeyMissing = "key_missing", Unavailable, "there is no such key; the fix has the command that makes one", "create the key";
+    KeyDeleted = "key_deleted", Unavailable, "version 1 of the key was deleted, and can be undeleted; the fix has the command", "undelete it";
+    KeyDestroyed = "key_destroyed", Data, "the key was there and is gone for good: destroyed, pushed out by later versions, or pinned and absent", "restore the key from a backup: its data is gone from Vault";
+    KeyMalformed = "key_malformed", Data, "what is stored under the name is no key", "restore the key from a backup; do not overwrite it before you know what it was";
+    KeyReplaced = "key_replaced", Data, "another key is stored under the name than the pinned one, the one in use, or the one that sealed the data", "restore the former key: what it sealed opens with nothing else";
+    KeyOverwritten = "key_overwritten", Data, "later versions were written beside version 1, which is what counts and is well", "find out who writes over keys; version 1 is what counts, while it is there";
+    KeyUnpinned = "key_unpinned", Data, "nothing would notice if the key were another one at the next start", "pin the key once you know that it is the right one: `keswarden key pin NAME`";
+    DrivesUnreadable = "drives_unreadable", Machine, "the tenant's drives cannot be read, so they prove nothing", "mount the tenant's volumes, read-only will do, where KESWARDEN_DRIVES says";
+    KeyMixed = "key_mixed", Data, "the key opens some of the data and not the rest: somebody has booted on another key of this name", "do not start MinIO: some objects are sealed with another key of this name; find that key, and keep both";
+    CopyUnusable = "sealed_copy_unusable", Data, "the sealed copy does not open: changed, of another tenant, or sealed with another wrapping key", "check KESWARDEN_OFFLINE_KEY_FILE and KESWARDEN_TENANT; a copy that was changed is of no use: remove it";
+    CopyExpired = "sealed_copy_expired", Unavailable, "the sealed copy is older than KESWARDEN_OFFLINE_MAX", "bring Vault back: a copy counts for KESWARDEN_OFFLINE_MAX only";
+    BackupUnusable = "backup_unusable", Data, "a backup cannot be written, or does not open", "use another backup; this one was not written to, and is not read in part";
+    PinConflict = "pin_conflict", Data, "the places that pins are kept in say different things, or something that is no pin", "find out which pin is right before anything is started; remove the other one";
+    KeyTransitUnset = "key_transit_unset", Settings, "the stored key is wrapped by transit, and no transit key is set", "set KESWARDEN_VAULT_TRANSIT_KEY: the key is wrapped by Vault's transit engine";
+    KeyTestFailed = "key_test_failed", Data, "the key does not open what it has just sealed", "report this: a key that parses must seal and open";
+    KesUnreachable = "kes_unreachable", Unavailable, "KES does not answer", "start KES, or correct MINIO_KMS_KES_ENDPOINT; when that is keswarden's own address, set MINIO_KMS_KES_CAPATH to the ca.crt in KESWARDEN_RUN_DIR";
+    KesTls = "kes_tls", Unavailable, "KES's certificate is not trusted, or not for this name", "set MINIO_KMS_KES_CAPATH to the CA of KES's certificate, or issue it for this name";
+    KesNoCertificate = "kes_identity_unknown", Credentials, "KES wants a client certificate and got none that it takes", "give the API key, or the client certificate and key, that MinIO uses";
+    KesDenied = "kes_denied", Credentials, "KES's policy does not allow MinIO's identity what MinIO needs; the fix has the lines", "allow MinIO's identity these paths in KES's policy";
+    KesKeyMissing = "kes_key_missing", Unavailable, "KES has no such key", "create the key: `kes key create`";
+    KesBackendDown = "kes_backend_down", Unavailable, "KES answers 5xx: its own key store is away", "look at what KES stores its keys in; its error log names the reason";
+    KesRoundTripFailed = "kes_round_trip_failed", Data, "KES opens a data key to other bytes than it has sealed", "do not start MinIO: KES does not open what it has just sealed";
+    MinioEnvIncomplete = "minio_env_incomplete", Settings, "MinIO's KES settings lack something", "complete MINIO_KMS_KES_*: MinIO would not start with this either";
+    MinioEnvConflict = "minio_env_conflict", Settings, "MinIO's KES settings contradict one another", "remove one of them: MinIO would not start with this either";
+    MinioEnvUnreadable = "minio_env_unreadable", Unavailable, "MinIO's environment file cannot be read", "wait for the file to be written, or correct KESWARDEN_MINIO_ENV_FILE";
+    CannotBind = "cannot_bind", Machine, "the address is taken, or is none of this machine", "stop what holds the address, or choose another";
+    RunDirUnusable = "run_dir_unusable", Machine, "the run directory cannot be written", "make KESWARDEN_RUN_DIR writable for this process";
 }
 
 /// A cause, with what was seen and what to do here. Holds no secret: it is printed, logged and served.

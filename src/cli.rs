@@ -29,7 +29,11 @@ use crate::{
     telemetry, version,
 };
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 #[derive(Parser)]
 #[command(name = "keswarden", version, about, after_help = after_help(), disable_help_subcommand = true)]
@@ -201,13 +205,14 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn init(settings: Settings) -> u8 {
+    let log = settings.termination_log.clone();
     memory::protect();
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return cannot_listen(&error),
     };
     tokio::select! {
-        result = app::init(settings, Deps::default()) => code_of(result),
+        result = app::init(settings, Deps::default()) => code_of(last_words(result, &log)),
         signal = signals.next() => {
             tracing::warn!("{signal}: the gate did not pass");
             exit::UNAVAILABLE
@@ -216,11 +221,30 @@ async fn init(settings: Settings) -> u8 {
 }
 
 async fn run(settings: Settings, bound: impl FnOnce(&app::Bound)) -> u8 {
-    serve(|| app::build(settings, Deps::default()), bound).await
+    let log = settings.termination_log.clone();
+    serve(|| app::build(settings, Deps::default()), bound, Some(log)).await
+}
+
+/// Kubernetes shows them as the container's termination message.
+fn last_words(result: Result<(), Stopped>, log: &Path) -> Result<(), Stopped> {
+    if let Err(stopped) = &result
+        && let Ok(mut file) = std::fs::OpenOptions::new().write(true).truncate(true).open(log)
+    {
+        let _ = writeln!(file, "{stopped}");
+    }
+    result
 }
 
 /// Serves until a signal; a second one ends it at once. `bound` hears where.
-async fn serve(build: impl FnOnce() -> Result<app::Bound, Stopped>, bound: impl FnOnce(&app::Bound)) -> u8 {
+async fn serve(
+    build: impl FnOnce() -> Result<app::Bound, Stopped>,
+    bound: impl FnOnce(&app::Bound),
+    termination_log: Option<PathBuf>,
+) -> u8 {
+    let last_words = |result| match &termination_log {
+        Some(log) => last_words(result, log),
+        None => result,
+    };
     // From here on a SIGHUP is a wish to read files again, and no reason to die.
     let listening = Signals::listen().and_then(|signals| Ok((signals, Hangups::listen()?)));
     let (mut signals, _hangups) = match listening {
@@ -230,7 +254,7 @@ async fn serve(build: impl FnOnce() -> Result<app::Bound, Stopped>, bound: impl 
     memory::protect().say();
     let app = match build() {
         Ok(app) => app,
-        Err(stopped) => return code_of(Err(stopped)),
+        Err(stopped) => return code_of(last_words(Err(stopped))),
     };
     bound(&app);
     let trigger = app.trigger.clone();
@@ -245,7 +269,7 @@ async fn serve(build: impl FnOnce() -> Result<app::Bound, Stopped>, bound: impl 
             if result.is_ok() {
                 tracing::info!("drained");
             }
-            code_of(result)
+            code_of(last_words(result))
         }
         signal = aborted => {
             tracing::warn!("{signal}: ended at once");

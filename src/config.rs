@@ -6,6 +6,7 @@ pub mod kes_yaml;
 mod login;
 pub mod minio_env;
 mod parse;
+mod pod;
 mod safety;
 pub mod server;
 pub mod vars;
@@ -14,7 +15,7 @@ mod yaml;
 use crate::{
     gate::{self, Create},
     identity::{ApiKey, Identity},
-    kes, kes_client, keystore,
+    kes, kes_client, keystore, kubernetes,
     names::Name,
     offline,
     s3::Sse,
@@ -51,6 +52,9 @@ pub struct Settings {
     pub drives: Vec<String>,
     pub exit_on_lost: bool,
     pub drain_timeout: Duration,
+    /// Where Events are posted; nowhere outside a pod.
+    pub events: Option<kubernetes::Config>,
+    pub termination_log: PathBuf,
     /// Loud, not fatal: what is probably a mistake.
     pub warnings: Vec<String>,
 }
@@ -149,6 +153,8 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
         drives: reader.list("KESWARDEN_DRIVES"),
         exit_on_lost: one_of(&mut reader, "KESWARDEN_GATE_ON_LOST", ["wait", "exit"]) == "exit",
         drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
+        events: pod::events(&mut reader),
+        termination_log: pod::termination_log(&mut reader),
         key: key.unwrap_or_else(|| Name::parse("unset").expect("a constant name must be valid")),
         warnings: Vec::new(),
     };

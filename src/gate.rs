@@ -12,7 +12,7 @@ use crate::{
     cause::{Cause, Finding},
     clock::{self, Clock, Instant},
     exit,
-    health::{Guard, Health},
+    health::{Guard, Health, Severity},
     keyring::{self, Keyring, KeyringWriter},
     metrics::{Registry, States},
     names::Name,
@@ -20,8 +20,8 @@ use crate::{
     pins::{self, Pins},
     store::KeyStore,
 };
-use checks::Checks;
 pub use checks::{Check, KesSource, Row};
+use checks::{Checks, Failed};
 use prometheus::{CounterVec, IntGaugeVec};
 use std::{sync::Arc, time::Duration};
 
@@ -94,11 +94,12 @@ pub async fn pass(
         let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
         let before = clock.now();
         let left = config.deadline.map(|deadline| deadline.saturating_sub(before - waiting.since));
-        let (check, finding) = match checks.all(&writer, left).await {
+        let failed = match checks.all(&writer, left).await {
             Ok(()) => break (keyring, writer),
             Err(failed) => failed,
         };
-        let waited = waiting.say(check, &finding, config, &clock, health);
+        let waited = waiting.say(&failed, config, &clock, health);
+        let finding = failed.finding;
         let left = config.deadline.map(|deadline| deadline.saturating_sub(waited));
         let lost = config.exit_on_lost && finding.cause.exit_code() == exit::DATA;
         if left == Some(Duration::ZERO) || lost {
@@ -119,13 +120,18 @@ pub async fn pass(
     };
     tracing::info!(keys = %serde_json::Value::from(keys.clone()), "gate passed after {waited}: {what} is there and works");
     health.note("gate", serde_json::json!({ "state": "passed", "keys": keys }));
-    say_what_is_unpinned(config, &keyring, &metrics).await;
+    health.happened(
+        Severity::Normal,
+        "gate_passed",
+        format!("the gate passed after {waited}: {what} is there and works"),
+    );
+    say_what_is_unpinned(config, &keyring, &metrics, health).await;
     guard.done();
     Ok((keyring, writer))
 }
 
 /// Nothing would notice if such a key were another one at the next start: that is said at every start.
-async fn say_what_is_unpinned(config: &Config, keyring: &Keyring, metrics: &Metrics) {
+async fn say_what_is_unpinned(config: &Config, keyring: &Keyring, metrics: &Metrics, health: &Health) {
     if config.pins.mode == pins::Mode::Off {
         return;
     }
@@ -149,6 +155,8 @@ async fn say_what_is_unpinned(config: &Config, keyring: &Keyring, metrics: &Metr
                 held.fingerprint,
                 held.fingerprint
             );
+            let says = format!("the key '{name}', fingerprint {}, has no pin", held.fingerprint);
+            health.happened(Severity::Warning, Cause::KeyUnpinned.id(), says);
         }
     }
 }
@@ -162,7 +170,7 @@ pub async fn attempt(
 ) -> Result<(Keyring, KeyringWriter), Finding> {
     let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
     let checks = Checks::new(config, store, clock);
-    checks.all(&writer, None).await.map_err(|(_, finding)| finding)?;
+    checks.all(&writer, None).await.map_err(|failed| failed.finding)?;
     Ok((keyring, writer))
 }
 
@@ -201,28 +209,35 @@ impl Waiting {
     /// Says it at once, at each change, and every 15 seconds. How long it has waited.
     fn say(
         &mut self,
-        check: Check,
-        finding: &Finding,
+        Failed { check, finding, others }: &Failed,
         config: &Config,
         clock: &Clock,
         health: &Health,
     ) -> Duration {
         let now = clock.now();
         let waited = now - self.since;
-        let fresh = self.said.as_ref().is_none_or(|(said, at)| {
-            (said.cause, &said.seen) != (finding.cause, &finding.seen) || now - *at >= REMIND
-        });
+        let before = self.said.as_ref();
+        let is_new = before.is_none_or(|(said, _)| said.cause != finding.cause);
+        let fresh =
+            is_new || before.is_none_or(|(said, at)| said.seen != finding.seen || now - *at >= REMIND);
         if fresh {
             let what = check.what(&config.keys);
+            let also = others.iter().map(|other| format!("; also {}: {}", other.cause, other.seen));
+            let also: String = also.collect();
             tracing::warn!(
                 cause = finding.cause.id(),
-                "waiting {} for {what}: {finding}",
+                "waiting {} for {what}: {finding}{also}",
                 clock::human(waited)
             );
+            if is_new {
+                let says = format!("waiting for {what}: {}; fix: {}", finding.seen, finding.fix);
+                health.happened(Severity::Warning, finding.cause.id(), says);
+            }
             health.note(
                 "gate",
                 serde_json::json!({
                     "state": "waiting", "for": what, "cause": finding.cause.id(), "seen": finding.seen, "fix": finding.fix,
+                    "also": others.iter().map(|other| other.cause.id()).collect::<Vec<_>>(),
                 }),
             );
             self.said = Some((finding.clone(), now));

@@ -1,22 +1,46 @@
 //! Readiness: not ready is a named guard that somebody holds; and what each part says of itself.
 
 use crate::clock::{self, Clock, Instant};
+use jiff::Timestamp;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
 };
+use tokio::sync::broadcast;
 
 /// What `/readyz`, `/startupz` and `/status` read. Cheap to clone.
 #[derive(Clone)]
 pub struct Health {
     state: Arc<Mutex<State>>,
+    listeners: broadcast::Sender<Happening>,
     clock: Clock,
 }
+
+/// Something that a person would want to have seen.
+#[derive(Clone, Debug)]
+pub struct Happening {
+    pub at: Timestamp,
+    pub severity: Severity,
+    /// A cause, or another word of a closed set.
+    pub reason: &'static str,
+    /// Never a secret, never a name that a client chose.
+    pub says: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Normal,
+    Warning,
+}
+
+/// So many happenings are remembered.
+const HISTORY: usize = 32;
 
 struct State {
     pending: BTreeMap<&'static str, Pending>,
     draining: bool,
     notes: BTreeMap<&'static str, serde_json::Value>,
+    history: VecDeque<Happening>,
 }
 
 struct Pending {
@@ -39,8 +63,13 @@ pub type NotReady = Vec<String>;
 
 impl Health {
     pub fn new(clock: Clock) -> Self {
-        let state = State { pending: BTreeMap::new(), draining: false, notes: BTreeMap::new() };
-        Self { state: Arc::new(Mutex::new(state)), clock }
+        let state = State {
+            pending: BTreeMap::new(),
+            draining: false,
+            notes: BTreeMap::new(),
+            history: VecDeque::with_capacity(HISTORY),
+        };
+        Self { state: Arc::new(Mutex::new(state)), listeners: broadcast::channel(HISTORY).0, clock }
     }
 
     /// The process is not ready until the guard is done.
@@ -86,6 +115,29 @@ impl Health {
     /// What every part last said.
     pub fn notes(&self) -> BTreeMap<&'static str, serde_json::Value> {
         self.lock().notes.clone()
+    }
+
+    /// Remembers it, the last of them for `/status`, and tells those who listen.
+    pub fn happened(&self, severity: Severity, reason: &'static str, says: impl Into<String>) {
+        let at = Timestamp::try_from(self.clock.wall()).unwrap_or_default();
+        let happening = Happening { at, severity, reason, says: says.into() };
+        let mut state = self.lock();
+        if state.history.len() == HISTORY {
+            state.history.pop_front();
+        }
+        state.history.push_back(happening.clone());
+        drop(state);
+        let _ = self.listeners.send(happening);
+    }
+
+    /// What happened last, the oldest first.
+    pub fn history(&self) -> Vec<Happening> {
+        self.lock().history.iter().cloned().collect()
+    }
+
+    /// Everything that happens from now on.
+    pub fn listen(&self) -> broadcast::Receiver<Happening> {
+        self.listeners.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -6,7 +6,7 @@ use crate::{
     backup::Drill,
     cause::{Cause, Finding},
     clock::Clock,
-    health::Health,
+    health::{Health, Severity},
     keyring::{Keyring, Verified, is_lost},
     metrics::Registry,
     offline::SealedCopy,
@@ -160,14 +160,22 @@ impl Verifier {
             };
             match result {
                 _ if before == cause => {}
-                Ok(()) => tracing::info!(key = %name, "the key is verified again"),
+                Ok(()) => {
+                    self.health.happened(Severity::Normal, "key_verified", "a key is verified again");
+                    tracing::info!(key = %name, "the key is verified again");
+                }
                 Err(finding) if is_lost(finding) => {
+                    let says =
+                        format!("sealing with a key has stopped: {}; fix: {}", finding.seen, finding.fix);
+                    self.health.happened(Severity::Warning, finding.cause.id(), says);
                     tracing::error!(key = %name, cause = finding.cause.id(), "sealing with the key has stopped: {finding}");
                 }
                 Err(finding) if finding.cause == Cause::KeyDeleted => {
                     tracing::error!(key = %name, cause = finding.cause.id(), "the key goes on being served, but nobody can load it now: {finding}");
                 }
                 Err(finding) => {
+                    let says = format!("keys are served unverified: {}; fix: {}", finding.seen, finding.fix);
+                    self.health.happened(Severity::Warning, finding.cause.id(), says);
                     tracing::warn!(key = %name, cause = finding.cause.id(), "the key goes on being served, unverified: {finding}");
                 }
             }

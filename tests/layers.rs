@@ -13,7 +13,7 @@ const LAYERS: &[(&[&str], u8)] = &[
     (&["config"], 5),
     (&["gate", "kes", "verifier", "sse", "admin", "control"], 4),
     (&["keyring", "keystore", "http", "pins", "offline", "backup"], 3),
-    (&["vault", "kes_client", "s3"], 2),
+    (&["vault", "kes_client", "s3", "kubernetes"], 2),
     (&["crypto", "tls", "store", "evidence"], 2),
     (&["identity", "health", "metrics", "shutdown", "retry", "telemetry", "memory"], 1),
     (&["cause", "secret", "names", "clock", "exit", "version", "go_json"], 0),
@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("vault", "tls"),
     ("kes_client", "tls"),
     ("s3", "tls"),
+    ("kubernetes", "tls"),
     // The sealed copy is of what the keyring holds.
     ("offline", "keyring"),
     // A backup says of each key whether it was the pinned one.

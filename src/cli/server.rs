@@ -84,7 +84,7 @@ fn start(mut settings: ServerSettings, deps: Deps, api_key: Option<&ApiKey>) -> 
     banner(&settings, api_key);
     // Said whatever the log level is: `error: off` is no reason to end without a word.
     let build = || app::build_server(settings, deps).inspect_err(|stopped| eprintln!("Error: {stopped}"));
-    let code = block_on(serve(build, |_| {}));
+    let code = block_on(serve(build, |_| {}, None));
     if code == 0 {
         println!("\n=> Stopping server... Goodbye.");
     }

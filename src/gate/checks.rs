@@ -37,6 +37,14 @@ pub struct Row {
     pub result: Option<Result<String, Finding>>,
 }
 
+/// What stands in the way.
+pub(super) struct Failed {
+    pub(super) check: Check,
+    pub(super) finding: Finding,
+    /// What will stand in the way when that is mended.
+    pub(super) others: Vec<Finding>,
+}
+
 pub(super) struct Checks<'a> {
     pub(super) config: &'a Config,
     pub(super) store: Arc<dyn KeyStore>,
@@ -98,18 +106,12 @@ const ATTEMPT: Duration = Duration::from_secs(30);
 const LEAST: Duration = Duration::from_secs(1);
 
 impl Checks<'_> {
-    /// The first check that fails; `left` is what is left of the deadline.
-    pub(super) async fn all(
-        &self,
-        writer: &KeyringWriter,
-        left: Option<Duration>,
-    ) -> Result<(), (Check, Finding)> {
-        for row in self.each(writer, left).await {
-            if let Some(Err(finding)) = row.result {
-                return Err((row.check, finding));
-            }
-        }
-        Ok(())
+    /// The first check that fails, and what else does; `left` is what is left of the deadline.
+    pub(super) async fn all(&self, writer: &KeyringWriter, left: Option<Duration>) -> Result<(), Failed> {
+        let rows = self.each(writer, left).await.into_iter();
+        let mut failed = rows.filter_map(|row| Some((row.check, row.result?.err()?)));
+        let Some((check, finding)) = failed.next() else { return Ok(()) };
+        Err(Failed { check, finding, others: failed.map(|(_, finding)| finding).collect() })
     }
 
     /// Every check; KES is looked at whatever the store says, since it has a store of its own.

@@ -17,6 +17,7 @@ VARIANTS = {
     "kubernetes login": ["--set", "vault.auth=kubernetes"],
     "gate only": ["--set", "agent.enabled=false", "--set", "kes.endpoint=https://kes:7373", "--set", "kes.existingSecret=kes"],
     "one server, a deadline": ["--set", "minio.replicas=1", "--set", "gate.timeout=10m", "--set", "podDisruptionBudget.enabled=false"],
+    "no events": ["--set", "events=false"],
     "pins and drives": ["--set", "vault.pins=kv/keswarden-pins", "--set", "gate.drives=true"],
     "more settings": ["--set", "env.KESWARDEN_LOG_FORMAT=json", "--set", "vault.namespace=team", "--set", "minio.storage.storageClassName=fast"],
 }

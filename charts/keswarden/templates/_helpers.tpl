@@ -75,4 +75,7 @@ seccompProfile: { type: RuntimeDefault }
 {{- if .Values.gate.drives }}
 - { name: data, mountPath: /data, readOnly: true }
 {{- end }}
+{{- if .Values.events }}
+- { name: kubernetes, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true }
+{{- end }}
 {{- end }}
