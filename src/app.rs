@@ -218,6 +218,10 @@ impl Base {
     }
 
     /// Posts Events until nobody has anything to say any more.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "`say_the_rest` waits for it, after everybody else has ended"
+    )]
     fn post_events(&self) -> Option<tokio::task::JoinHandle<()>> {
         let poster = kubernetes::Poster::new(self.events.clone()?)?;
         Some(tokio::spawn(poster.run(self.health.listen())))

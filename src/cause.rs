@@ -103,6 +103,7 @@ causes! {
     KesDenied = "kes_denied", Credentials, "KES's policy does not allow MinIO's identity what MinIO needs; the fix has the lines", "allow MinIO's identity these paths in KES's policy";
     KesKeyMissing = "kes_key_missing", Unavailable, "KES has no such key", "create the key: `kes key create`";
     KesBackendDown = "kes_backend_down", Unavailable, "KES answers 5xx: its own key store is away", "look at what KES stores its keys in; its error log names the reason";
+    KesDisagrees = "kes_disagrees", Data, "KES has another key under this name than the key store here", "do not start MinIO with both: find out which of the two sealed the data (`keswarden evidence`)";
     KesRoundTripFailed = "kes_round_trip_failed", Data, "KES opens a data key to other bytes than it has sealed", "do not start MinIO: KES does not open what it has just sealed";
     MinioEnvIncomplete = "minio_env_incomplete", Settings, "MinIO's KES settings lack something", "complete MINIO_KMS_KES_*: MinIO would not start with this either";
     MinioEnvConflict = "minio_env_conflict", Settings, "MinIO's KES settings contradict one another", "remove one of them: MinIO would not start with this either";

@@ -62,7 +62,7 @@ struct Message {
 }
 
 /// The context of our probe: bound to nothing of MinIO's.
-const CONTEXT: &str = "{\"keswarden\":\"gate\"}";
+pub const CONTEXT: &str = "{\"keswarden\":\"gate\"}";
 
 // === impl Client ===
 
@@ -96,6 +96,33 @@ impl Client {
             return Err(Cause::MinioEnvIncomplete.seen("MINIO_KMS_KES_ENDPOINT names no endpoint"));
         }
         select_ok(asked).await.map(|((), _)| ())
+    }
+
+    /// A fresh data key: in the clear, and sealed for the context of our probes, by any endpoint.
+    pub async fn generate(&self, key: &Name) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>), Finding> {
+        let context = STANDARD.encode(CONTEXT);
+        let asked = self.config.endpoints.iter().map(|endpoint| {
+            Box::pin(self.post::<Generated>(endpoint, "generate", key, json!({ "context": context })))
+        });
+        let (generated, _) = select_ok(asked).await?;
+        let decode = |text: &str| STANDARD.decode(text).map_err(|_| not_kes(&self.config.endpoints));
+        Ok((Zeroizing::new(decode(&generated.plaintext)?), decode(&generated.ciphertext)?))
+    }
+
+    /// What a ciphertext holds that was sealed for this context, as any endpoint opens it.
+    pub async fn decrypt(
+        &self,
+        key: &Name,
+        ciphertext: &[u8],
+        context: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Finding> {
+        let body = json!({ "ciphertext": STANDARD.encode(ciphertext), "context": STANDARD.encode(context) });
+        let asked = self.config.endpoints.iter();
+        let asked =
+            asked.map(|endpoint| Box::pin(self.post::<Opened>(endpoint, "decrypt", key, body.clone())));
+        let (opened, _) = select_ok(asked).await?;
+        let plaintext = STANDARD.decode(&*opened.plaintext);
+        plaintext.map(Zeroizing::new).map_err(|_| not_kes(&self.config.endpoints))
     }
 
     async fn round_trip_at(&self, endpoint: &str, key: &Name) -> Result<(), Finding> {
@@ -152,6 +179,10 @@ impl ClientIdentity {
             }
         }
     }
+}
+
+fn not_kes(endpoints: &[String]) -> Finding {
+    Cause::KesUnreachable.seen(format!("{} answered 200, but not as KES does", endpoints.join(", ")))
 }
 
 fn unusable(reason: &str) -> Finding {

@@ -139,7 +139,15 @@ impl Checks<'_> {
         );
         let (store, keys) = store_and_keys
             .unwrap_or_else(|_| (Err(late(Cause::VaultUnreachableTimeout, &self.store.describe())), None));
-        let kes = kes.unwrap_or_else(|_| Err(late(Cause::KesUnreachable, "KES")));
+        let kes = match kes.unwrap_or_else(|_| Err(late(Cause::KesUnreachable, "KES"))) {
+            Err(finding) => Err(finding),
+            Ok((seen, None)) => Ok(seen),
+            Ok((seen, Some(client))) => {
+                let agreed = tokio::time::timeout(bound, self.agree(writer, &client)).await;
+                let agreed = agreed.unwrap_or_else(|_| Err(late(Cause::KesUnreachable, "KES")));
+                agreed.map(|more| seen + &more)
+            }
+        };
         vec![
             Row { check: Check::Store, result: Some(store) },
             Row { check: Check::Key, result: keys },
@@ -223,19 +231,45 @@ impl Checks<'_> {
     }
 
     /// KES opens what it has just sealed for MinIO.
-    async fn kes(&self) -> Result<String, Finding> {
+    async fn kes(&self) -> Result<(String, Option<kes_client::Client>), Finding> {
         let Some(config) = (self.config.kes)()? else {
-            return Ok("no KES but ours is configured".to_owned());
+            return Ok(("no KES but ours is configured".to_owned(), None));
         };
         let endpoints = config.endpoints.join(", ");
         let client = kes_client::Client::new(config, &self.clock)?;
         if client.is_ours().await {
-            return Ok(format!("{endpoints} is our own"));
+            return Ok((format!("{endpoints} is our own"), None));
         }
         for key in &self.config.keys {
             client.round_trip(key).await?;
         }
-        Ok(format!("{endpoints} seals and opens for MinIO's identity"))
+        Ok((format!("{endpoints} seals and opens for MinIO's identity"), Some(client)))
+    }
+
+    /// KES opens what the keys at hand seal, and they open what KES seals: both have the same ones.
+    async fn agree(&self, writer: &KeyringWriter, client: &kes_client::Client) -> Result<String, Finding> {
+        let mut agreed = 0;
+        for name in &self.config.keys {
+            let Some(held) = writer.held(name) else { continue };
+            let key = &held.version.key;
+            let context = kes_client::CONTEXT.as_bytes();
+            let (plaintext, ciphertext) = client.generate(name).await?;
+            let ours = key.open(&ciphertext, context).is_ok_and(|opened| opened == plaintext);
+            let made = key.generate(context);
+            let theirs = match client.decrypt(name, &made.ciphertext, context).await {
+                Ok(opened) => opened.as_slice() == &made.plaintext[..],
+                Err(finding) if finding.cause == Cause::KesRoundTripFailed => false,
+                Err(finding) => return Err(finding),
+            };
+            if !(ours && theirs) {
+                return Err(Cause::KesDisagrees.seen(format!(
+                    "KES and {} have different keys under the name '{name}': neither opens what the other seals",
+                    self.store.describe()
+                )));
+            }
+            agreed += 1;
+        }
+        Ok(if agreed == 0 { String::new() } else { ", with the same keys as the key store".to_owned() })
     }
 }
 

@@ -58,6 +58,11 @@ impl KeyringWriter {
         Held { version, fingerprint, lost: false, verified, absent: None }
     }
 
+    /// The key, if it is held.
+    pub fn held(&self, name: &Name) -> Option<Arc<Held>> {
+        self.snapshot.borrow().get(name).cloned()
+    }
+
     /// From now on it is served.
     pub fn hold(&self, name: &Name, held: Arc<Held>) {
         self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).insert(name.clone(), held)));

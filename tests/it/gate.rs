@@ -102,7 +102,7 @@ fn a_kes_that_is_not_ours_must_seal_and_open_as_minio() {
     let kes = App::serving(&[]);
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("keys")).unwrap();
-    std::fs::write(dir.path().join("keys").join(KEY), key_text()).unwrap();
+    std::fs::write(dir.path().join("keys").join(KEY), kes.store.text(KEY).unwrap()).unwrap();
     let endpoint = format!("https://{}", kes.api);
     let file = |name: &str| kes.run_dir.path().join(name).to_str().unwrap().to_owned();
     let (certificate, key, ca, leaf) =
@@ -136,6 +136,11 @@ fn a_kes_that_is_not_ours_must_seal_and_open_as_minio() {
     let text = String::from_utf8_lossy(&denied.stderr).into_owned();
     assert!(text.contains("kes_denied") && text.contains("/v1/key/generate/*"), "{text}");
     assert!(!text.contains(api_key), "a secret must never be printed");
+    // It works for MinIO, and has another key than the store that we were given: one of the two is wrong.
+    std::fs::write(dir.path().join("keys").join(KEY), key_text()).unwrap();
+    let other = with(&ca);
+    let text = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(other.status.code() == Some(65) && text.contains("kes_disagrees"), "{text}");
     // Our own certificate authority: that is us, and not to be waited for.
     let ours = dir.path().join("run/ca.crt");
     let passed = with(ours.to_str().unwrap());
