@@ -17,7 +17,7 @@ use crate::{
     exit, gate,
     health::{Guard, Health},
     http, kes,
-    keystore::{fs::FsStore, vault::VaultStore},
+    keystore::{fs::FsStore, nowhere::Nowhere, vault::VaultStore},
     kubernetes,
     metrics::Registry,
     pins::{self, Pins},
@@ -117,7 +117,7 @@ pub async fn init(settings: Settings, deps: Deps) -> Result<(), Stopped> {
     let guard = base.health.until("gate");
     let copy = settings.offline.clone();
     let copy = copy.map(|config| Arc::new(crate::offline::SealedCopy::new(config, base.clock.clone())));
-    let gate = gate::Config { pins, copy, ..settings.gate() };
+    let gate = gate::Config { pins, copy, canaries: canaries(&settings), ..settings.gate() };
     let passed = base.pass(&gate, &store, guard).await;
     drop(base);
     say_the_rest(posting).await;
@@ -138,8 +138,15 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub async fn doctor(settings: Settings, deps: Deps) -> Result<Vec<gate::Row>, Stopped> {
     let base = Base::new(deps.clock, settings.drain_timeout);
     let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
-    let gate = gate::Config { create: gate::Create::Never, pins, ..settings.gate() };
+    let canaries = canaries(&settings);
+    let gate = gate::Config { create: gate::Create::Never, pins, canaries, ..settings.gate() };
     Ok(gate::examine(&gate, store, &base.registry, base.clock).await)
+}
+
+/// Where the canaries of a tenant are whose keys only KES has.
+fn canaries(settings: &Settings) -> gate::Canaries {
+    let dir = settings.pins.dir.as_ref().filter(|_| matches!(settings.store, config::Store::InKes))?;
+    Some(Arc::new(FsStore::new(dir.join("canaries")).made_on_demand()))
 }
 
 /// `keswarden key pin`: the fingerprint of the key as it is in the store, pinned wherever pins are kept.
@@ -263,6 +270,7 @@ impl Base {
         let keys: Arc<dyn KeyStore> = match (given, store) {
             (Some(given), _) => given,
             (None, config::Store::Fs(dir)) => Arc::new(FsStore::new(dir.clone())),
+            (None, config::Store::InKes) => Arc::new(Nowhere),
             (None, config::Store::Vault(configs)) => {
                 let (mut vault, store) = (**configs).clone();
                 vault.state_dir.clone_from(&self.state_dir);

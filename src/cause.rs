@@ -81,6 +81,7 @@ causes! {
     MountMissing = "mount_missing", Unavailable, "there is no K/V engine at the mount, or the policy allows nothing below it", "enable the K/V engine, or correct KESWARDEN_VAULT_KV_MOUNT";
     MountVersionMismatch = "mount_version_mismatch", Settings, "the mount is of the other K/V version than was set", "set KESWARDEN_VAULT_KV_VERSION=auto, or to the version of the mount";
     TransitFailed = "transit_failed", Unavailable, "Vault's transit engine did not wrap or unwrap the key", "check the transit key: its name, that it is not deleted, and min_decryption_version";
+    StoreUnset = "store_unset", Settings, "no key store is configured, and this command cannot do with KES alone", "set KESWARDEN_VAULT_ADDR, or KESWARDEN_FS_DIR, or give --config";
     StoreUnavailable = "store_unavailable", Unavailable, "the key directory cannot be read or written, or a store contradicts itself", "make the key directory readable and writable for this process";
     KeyMissing = "key_missing", Unavailable, "there is no such key; the fix has the command that makes one", "create the key";
     KeyDeleted = "key_deleted", Unavailable, "version 1 of the key was deleted, and can be undeleted; the fix has the command", "undelete it";

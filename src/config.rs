@@ -63,6 +63,8 @@ pub struct Settings {
 pub enum Store {
     Vault(Box<(vault::Config, keystore::vault::Config)>),
     Fs(PathBuf),
+    /// A KES has them, and gives none away.
+    InKes,
 }
 
 /// What is known of MinIO, some of it to be read again while waiting.
@@ -134,7 +136,7 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
     let settings = Settings {
         log: reader.parsed("KESWARDEN_LOG").unwrap_or_default(),
         log_format,
-        store: store(&mut reader, file_store),
+        store: store(&mut reader, file_store, &minio_env),
         create: create(&mut reader),
         gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
         run_dir: reader.path("KESWARDEN_RUN_DIR").unwrap_or_else(|| "/run/keswarden".into()),
@@ -187,7 +189,7 @@ fn nowhere() -> Store {
     Store::Fs(PathBuf::new())
 }
 
-fn store(reader: &mut Reader, file: Option<Store>) -> Store {
+fn store(reader: &mut Reader, file: Option<Store>, minio: &MinioEnv) -> Store {
     let (dir, address) = (reader.path("KESWARDEN_FS_DIR"), reader.text("KESWARDEN_VAULT_ADDR"));
     match (dir, address, file) {
         (Some(_), Some(_), _) => {
@@ -208,6 +210,8 @@ fn store(reader: &mut Reader, file: Option<Store>) -> Store {
             }
         }
         (None, None, Some(store)) => store,
+        // A KES, or a file that may name one: that is enough for a gate.
+        (None, None, None) if minio.may_name_a_kes() => Store::InKes,
         (None, None, None) => {
             reader.problem(
                 "KESWARDEN_VAULT_ADDR",
@@ -340,6 +344,8 @@ impl Settings {
             exit_on_lost: self.exit_on_lost,
             drives: self.drives.clone(),
             copy: None,
+            kes_alone: matches!(self.store, Store::InKes),
+            canaries: None,
             deadline: self.gate_timeout,
             kes: Arc::new(move || -> Result<Option<kes_client::Config>, _> { env.kes(&ours, timeout) }),
         }

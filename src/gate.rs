@@ -6,6 +6,7 @@
 mod checks;
 mod creation;
 mod proof;
+mod remote;
 mod standby;
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
 pub use checks::{Check, KesSource, Row};
 use checks::{Checks, Failed};
 use prometheus::{CounterVec, IntGaugeVec};
+pub use remote::Canaries;
 use std::{sync::Arc, time::Duration};
 
 /// What to wait for, and how long.
@@ -33,6 +35,10 @@ pub struct Config {
     pub pins: Pins,
     /// The tenant's own drives, paths or patterns; none: nothing is proven by data.
     pub drives: Vec<String>,
+    /// There is no key store: KES alone is asked, and the keys are never at hand.
+    pub kes_alone: bool,
+    /// Where the canaries of keys are that only KES has.
+    pub canaries: Canaries,
     /// What may stand in for a Vault that is away.
     pub copy: Option<Arc<SealedCopy>>,
     /// End when a key is lost, rather than wait for it to come back.

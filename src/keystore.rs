@@ -2,4 +2,5 @@
 
 pub mod fs;
 pub mod memory;
+pub mod nowhere;
 pub mod vault;

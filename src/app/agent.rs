@@ -5,12 +5,13 @@ use crate::{
     backup::Drill,
     cause::Cause,
     clock,
-    config::Settings,
+    config::{self, Settings},
     control, gate,
     health::Guard,
     http,
     identity::ApiKey,
     kes::{self, policy::Policies, routes},
+    keystore::nowhere,
     offline::SealedCopy,
     pins::Pins,
     s3,
@@ -52,6 +53,9 @@ impl Parts {
         store: Option<Arc<dyn KeyStore>>,
         base: &Base,
     ) -> Result<Self, Stopped> {
+        if matches!(settings.store, config::Store::InKes) && store.is_none() {
+            return Err(nowhere::unset().into());
+        }
         let run_dir = RunDir::new(settings.run_dir.clone(), &settings.tls_names);
         run_dir
             .ensure(clock::unix(base.clock.wall()) as i64)

@@ -191,6 +191,8 @@ fn gate_config(file: &KesYaml, deadline: Option<Duration>, pins: Pins) -> gate::
         exit_on_lost: false,
         drives: Vec::new(),
         copy: None,
+        kes_alone: false,
+        canaries: None,
         kes: Arc::new(|| Ok(None)),
     }
 }

@@ -44,6 +44,11 @@ impl MinioEnv {
         Self { ours, ..self }
     }
 
+    /// Whether a KES is named, or a file that may name one.
+    pub fn may_name_a_kes(&self) -> bool {
+        self.file.is_some() || self.get(ENDPOINT).is_some()
+    }
+
     /// A variable, from the file as it is now, or from the environment.
     pub fn get(&self, name: &str) -> Option<String> {
         let now = self.read().unwrap_or_else(|_| {

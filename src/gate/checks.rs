@@ -7,6 +7,7 @@ use crate::{
     evidence::Opened,
     kes_client,
     keyring::{Held, KeyringWriter},
+    keystore::nowhere,
     names::Name,
     offline,
     pins::{Mode, Verdict},
@@ -121,6 +122,9 @@ impl Checks<'_> {
             cause.seen(format!("{what} did not answer everything within {}", clock::human(bound)))
         };
         let store_and_keys = async {
+            if self.config.kes_alone {
+                return (Ok("none: the keys are in KES".to_owned()), None);
+            }
             let store = match self.store().await {
                 Ok(store) => store,
                 Err(finding) => return self.without_store(writer, finding).await,
@@ -139,6 +143,19 @@ impl Checks<'_> {
         );
         let (store, keys) = store_and_keys
             .unwrap_or_else(|_| (Err(late(Cause::VaultUnreachableTimeout, &self.store.describe())), None));
+        let (kes, keys) = match kes {
+            Ok(Ok((seen, Some(client)))) if self.config.kes_alone => {
+                let keys = tokio::time::timeout(bound, self.keys_at_kes(&client)).await;
+                let keys = keys.unwrap_or_else(|_| Err(late(Cause::KesUnreachable, "KES")));
+                return vec![
+                    Row { check: Check::Store, result: Some(store) },
+                    Row { check: Check::Kes, result: Some(Ok(seen)) },
+                    Row { check: Check::Key, result: Some(keys) },
+                ];
+            }
+            Ok(Ok((_, None))) if self.config.kes_alone => (Ok(Err(nowhere::unset())), keys),
+            kes => (kes, keys),
+        };
         let kes = match kes.unwrap_or_else(|_| Err(late(Cause::KesUnreachable, "KES"))) {
             Err(finding) => Err(finding),
             Ok((seen, None)) => Ok(seen),

@@ -178,7 +178,7 @@ impl Checks<'_> {
     }
 
     /// What stops the gate, and what is only said.
-    fn weigh(&self, finding: &evidence::Finding) -> Result<(), Finding> {
+    pub(super) fn weigh(&self, finding: &evidence::Finding) -> Result<(), Finding> {
         let evidence::Finding { key, opened, failed, records, .. } = finding;
         match finding.verdict {
             Verdict::NoneOpen => Err(Cause::KeyReplaced.seen(format!(

@@ -32,6 +32,7 @@ mod outage;
 mod own_create;
 mod pins;
 mod proof;
+mod remote;
 mod replay;
 mod server;
 mod settings;

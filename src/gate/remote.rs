@@ -1,0 +1,172 @@
+//! KES alone: no key can be had, so what a key is shows in what it opens: a round trip, the tenant's data, and a canary.
+//!
+//! A canary is a data key that KES once made: its ciphertext, and the SHA-256 of its plaintext. Whoever opens it to the same bytes is
+//! the key that sealed it.
+//!
+//! ```text
+//! { "canary": 1, "ciphertext": base64, "sha256": hex, "made_at": RFC 3339 }
+//! ```
+
+use super::checks::Checks;
+use crate::{
+    cause::{Cause, Finding},
+    evidence::{self, Opened, Samples, Verdict},
+    kes_client::{CONTEXT, Client},
+    names::Name,
+    pins,
+    secret::{self, Secret},
+    store::{Error, KeyStore},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{collections::HashMap, sync::Arc};
+
+#[derive(Deserialize, Serialize)]
+struct Canary {
+    canary: u32,
+    ciphertext: String,
+    sha256: String,
+    made_at: String,
+}
+
+/// The form that is written; a reader takes it and every earlier one.
+const VERSION: u32 = 1;
+
+impl Checks<'_> {
+    /// Every key works at KES, opens what the drives hold, and is the one of its canary.
+    pub(super) async fn keys_at_kes(&self, client: &Client) -> Result<String, Finding> {
+        let samples = self.samples().await?;
+        let (mut says, mut proven) = (Vec::new(), Vec::new());
+        if let Some(samples) = &samples {
+            for finding in self.opened_by(client, samples).await? {
+                self.weigh(&finding)?;
+                let evidence::Finding { key, opened, failed, records, .. } = &finding;
+                says.push(format!("'{key}' opened {opened} of {} tried ({records} seen)", opened + failed));
+                if finding.verdict == Verdict::Opens {
+                    proven.push(finding.key);
+                }
+            }
+        }
+        let is_new = samples.is_some_and(|samples| samples.is_new());
+        for name in &self.config.keys {
+            let may_trust = is_new || proven.iter().any(|key| key == name.as_str());
+            self.canary_of(name, client, may_trust).await?;
+        }
+        let names: Vec<_> = self.config.keys.iter().map(|name| format!("'{name}'")).collect();
+        says.insert(0, format!("{} by KES alone, which gives no key away", names.join(", ")));
+        Ok(says.join("; "))
+    }
+
+    /// KES tries what is on the drives.
+    async fn opened_by(&self, client: &Client, samples: &Samples) -> Result<Vec<evidence::Finding>, Finding> {
+        let mut opened = HashMap::new();
+        for (key, records) in &samples.keys {
+            let Ok(name) = Name::parse(key) else { continue };
+            for record in records.each() {
+                let result = match client.decrypt(&name, &record.ciphertext, &record.context).await {
+                    Ok(_) => Opened::Yes,
+                    Err(finding) => match finding.cause {
+                        Cause::KesRoundTripFailed => Opened::No,
+                        Cause::KesKeyMissing => Opened::NoSuchKey,
+                        // Another key than MinIO's default may be none of its business.
+                        Cause::KesDenied => Opened::Unknown,
+                        _ => return Err(finding),
+                    },
+                };
+                opened.insert((key.as_str(), record.ciphertext.as_slice()), result);
+            }
+        }
+        Ok(evidence::judge(samples, |key, ciphertext, _| {
+            opened.get(&(key, ciphertext)).copied().unwrap_or(Opened::Unknown)
+        }))
+    }
+
+    async fn canary_of(&self, name: &Name, client: &Client, may_trust: bool) -> Result<(), Finding> {
+        let Some(canaries) =
+            self.config.canaries.as_deref().filter(|_| self.config.pins.mode != pins::Mode::Off)
+        else {
+            return self.without_canary(name);
+        };
+        match canaries.get(name).await {
+            Ok(text) => sings(name, &text, client).await,
+            Err(Error::Missing(_)) if may_trust && !self.only_looks => {
+                self.make_canary(name, client, canaries).await
+            }
+            Err(Error::Missing(_)) => self.without_canary(name),
+            Err(error) => Err(error.finding()),
+        }
+    }
+
+    fn without_canary(&self, name: &Name) -> Result<(), Finding> {
+        let finding = Cause::KeyUnpinned
+            .seen(format!("the key '{name}' at KES has no canary: nobody would notice if it were another one at the next start"))
+            .fix("set KESWARDEN_PIN_DIR, and KESWARDEN_DRIVES: once the tenant's data prove the key, its canary is made");
+        match self.config.pins.mode {
+            pins::Mode::Require => Err(finding),
+            pins::Mode::Warn if self.is_news(&finding.seen) => {
+                tracing::warn!(cause = finding.cause.id(), "{finding}");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn make_canary(
+        &self,
+        name: &Name,
+        client: &Client,
+        canaries: &dyn KeyStore,
+    ) -> Result<(), Finding> {
+        let (plaintext, ciphertext) = client.generate(name).await?;
+        let canary = Canary {
+            canary: VERSION,
+            ciphertext: STANDARD.encode(ciphertext),
+            sha256: secret::hex(&Sha256::digest(&*plaintext)),
+            made_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default().to_string(),
+        };
+        let text = Secret::new(serde_json::to_string(&canary).expect("a canary must encode"));
+        match canaries.create(name, &text).await {
+            Ok(()) => {
+                tracing::info!(key = %name, "the key's canary is made: from now on no other key passes for it");
+                Ok(())
+            }
+            // Another pod was faster: its canary is the one that counts.
+            Err(Error::Exists) => {
+                let text = canaries.get(name).await.map_err(Error::finding)?;
+                sings(name, &text, client).await
+            }
+            Err(error) => {
+                let finding = error.finding();
+                tracing::warn!(key = %name, cause = finding.cause.id(), "no canary was made: {finding}");
+                self.without_canary(name)
+            }
+        }
+    }
+}
+
+/// KES opens the canary to the bytes that it was made with.
+async fn sings(name: &Name, text: &Secret, client: &Client) -> Result<(), Finding> {
+    let broken =
+        || Cause::PinConflict.seen(format!("what is kept as the canary of the key '{name}' is none"));
+    let canary: Canary = serde_json::from_str(text.expose().trim()).map_err(|_| broken())?;
+    if !(1..=VERSION).contains(&canary.canary) {
+        return Err(broken().fix("run the version that wrote it, or a later one"));
+    }
+    let ciphertext = STANDARD.decode(&canary.ciphertext).map_err(|_| broken())?;
+    let other = || {
+        Cause::KeyReplaced.seen(format!(
+            "KES does not open the canary of the key '{name}', made at {}: it has another key under this name now",
+            canary.made_at
+        ))
+    };
+    match client.decrypt(name, &ciphertext, CONTEXT.as_bytes()).await {
+        Ok(plaintext) if secret::hex(&Sha256::digest(&*plaintext)) == canary.sha256 => Ok(()),
+        Ok(_) => Err(other()),
+        Err(finding) if finding.cause == Cause::KesRoundTripFailed => Err(other()),
+        Err(finding) => Err(finding),
+    }
+}
+
+/// Where canaries are kept, when anywhere.
+pub type Canaries = Option<Arc<dyn KeyStore>>;
