@@ -101,6 +101,8 @@ struct SealStatus {
     progress: u64,
 }
 
+/// How often an idle lease is looked at: a login on the way of a request may have changed it.
+const LOOK: Duration = Duration::from_secs(5);
 /// No pause is longer, whatever Vault asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Seconds that two clocks may differ by: certificates that are just made become valid no later.
@@ -235,7 +237,7 @@ impl Client {
                         }
                     };
                     tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
+                        () = tokio::time::sleep(delay.min(LOOK)) => {}
                         () = hangup => self.try_again(),
                     }
                 }
@@ -243,7 +245,7 @@ impl Client {
                 Action::Login => {
                     if let Err(finding) = self.login().await {
                         tracing::warn!(cause = finding.cause.id(), "cannot renew the login: {finding}");
-                        self.lock().lease.failed(self.clock.now());
+                        self.lock().lease.failed(self.clock.now(), chance());
                     }
                 }
             }
@@ -284,7 +286,7 @@ impl Client {
         let mut session = self.lock();
         match granted {
             Some(granted) => {
-                session.lease.renewed(sent, granted.ttl(), granted.renewable);
+                session.lease.renewed(sent, granted.ttl(), granted.renewable, chance());
                 self.metrics.last_renewal.set(self.clock.unix_seconds());
                 self.metrics.expires(&self.clock, granted.ttl());
             }
@@ -379,7 +381,7 @@ impl Client {
         let mut session = self.lock();
         session.refused = login::Refused::default();
         session.token = Some(granted.token.clone());
-        session.lease = Lease::granted(sent, granted.ttl, granted.renewable);
+        session.lease = Lease::granted(sent, granted.ttl, granted.renewable, chance());
         self.metrics.expires(&self.clock, granted.ttl);
         granted.token
     }
@@ -566,6 +568,12 @@ impl Client {
     fn lock(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// From 0 up to 1.
+fn chance() -> f64 {
+    let [byte] = crate::secret::random();
+    f64::from(byte) / 256.0
 }
 
 // === impl Metrics ===

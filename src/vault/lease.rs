@@ -1,8 +1,8 @@
 //! The life of a token, as a pure state machine: what to do, given what was granted and what time it is.
 //!
-//! TTLs count from before the request was sent. At two thirds of what was granted the token is renewed; when that
-//! fails, or grants less than a third of the first TTL (the role's maximum is near), a login follows while the old token
-//! still serves.
+//! TTLs count from before the request was sent. Between half and two thirds of what was granted, by chance so that pods do not march
+//! in step, the token is renewed; when that fails, or grants less than a third of the first TTL (the role's maximum is near), a login
+//! follows while the old token still serves. `chance` is from 0 up to 1, and the caller's: nothing here is random.
 
 use crate::clock::Instant;
 use std::time::Duration;
@@ -29,22 +29,22 @@ pub enum Action {
     Login,
 }
 
-/// How often an idle lease is looked at: a login elsewhere may have changed it.
-const LOOK: Duration = Duration::from_secs(5);
-/// How soon a failed login is tried again.
+/// A token that never expires asks for nothing.
+const NOTHING_TO_DO: Duration = Duration::from_secs(86_400);
+/// How soon a failed login is tried again, more or less.
 const RETRY: Duration = Duration::from_secs(5);
 
 // === impl Lease ===
 
 impl Lease {
     /// A login granted a token; `sent` is when it was asked for.
-    pub fn granted(sent: Instant, ttl: Option<Duration>, renewable: bool) -> Self {
+    pub fn granted(sent: Instant, ttl: Option<Duration>, renewable: bool, chance: f64) -> Self {
         let held = match ttl {
             None => Held { expires: None, first_ttl: Duration::ZERO, act_at: sent, renew: false },
             Some(ttl) => Held {
                 expires: Some(sent + ttl),
                 first_ttl: ttl,
-                act_at: sent + ttl * 2 / 3,
+                act_at: sent + early(ttl, chance),
                 renew: renewable,
             },
         };
@@ -52,7 +52,7 @@ impl Lease {
     }
 
     /// A renewal granted this much.
-    pub fn renewed(&mut self, sent: Instant, ttl: Option<Duration>, renewable: bool) {
+    pub fn renewed(&mut self, sent: Instant, ttl: Option<Duration>, renewable: bool, chance: f64) {
         let Some(held) = &mut self.0 else { return };
         let Some(ttl) = ttl else {
             held.expires = None;
@@ -60,7 +60,7 @@ impl Lease {
         };
         held.expires = Some(sent + ttl);
         held.renew = renewable && ttl * 3 > held.first_ttl;
-        held.act_at = if held.renew { sent + ttl * 2 / 3 } else { sent };
+        held.act_at = if held.renew { sent + early(ttl, chance) } else { sent };
     }
 
     /// A renewal failed, for whatever reason: log in, now.
@@ -71,9 +71,9 @@ impl Lease {
     }
 
     /// A login failed: try again in a while.
-    pub fn failed(&mut self, now: Instant) {
+    pub fn failed(&mut self, now: Instant, chance: f64) {
         if let Some(held) = &mut self.0 {
-            held.act_at = now + RETRY;
+            held.act_at = now + RETRY.mul_f64(0.5 + chance);
         }
     }
 
@@ -87,10 +87,15 @@ impl Lease {
                 true => Action::Renew,
                 false => Action::Login,
             },
-            Some(Held { expires: Some(_), act_at, .. }) => Action::Wait((act_at - now).min(LOOK)),
-            _ => Action::Wait(LOOK),
+            Some(Held { expires: Some(_), act_at, .. }) => Action::Wait(act_at - now),
+            _ => Action::Wait(NOTHING_TO_DO),
         }
     }
+}
+
+/// Between half and two thirds of it.
+fn early(ttl: Duration, chance: f64) -> Duration {
+    ttl.mul_f64(0.5 + chance / 6.0)
 }
 
 #[cfg(test)]
@@ -103,13 +108,13 @@ mod tests {
     async fn a_periodic_token_is_renewed_for_ever() {
         let start = Instant::now();
         let (mut now, mut renewals) = (start, 0);
-        let mut lease = Lease::granted(now, Some(20 * MINUTE), true);
+        let mut lease = Lease::granted(now, Some(20 * MINUTE), true, 0.99);
         while now < start + Duration::from_secs(30 * 86_400) {
             assert!(!lease.has_expired(now), "a token must never be used after its end");
             match lease.next(now) {
                 Action::Wait(delay) => now += delay,
                 Action::Renew => {
-                    lease.renewed(now, Some(20 * MINUTE), true);
+                    lease.renewed(now, Some(20 * MINUTE), true, 0.99);
                     renewals += 1;
                 }
                 Action::Login => panic!("a token that can be renewed must not need a login"),
@@ -121,12 +126,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn near_the_maximum_it_logs_in_while_the_old_token_serves() {
         let now = Instant::now();
-        let mut lease = Lease::granted(now, Some(20 * MINUTE), true);
+        let mut lease = Lease::granted(now, Some(20 * MINUTE), true, 0.5);
         let later = now + 14 * MINUTE;
         assert_eq!(lease.next(later), Action::Renew);
-        lease.renewed(later, Some(2 * MINUTE), true);
+        lease.renewed(later, Some(2 * MINUTE), true, 0.5);
         assert_eq!(lease.next(later), Action::Login);
-        lease.failed(later);
+        lease.failed(later, 0.5);
         assert!(matches!(lease.next(later), Action::Wait(_)));
         assert!(!lease.has_expired(later + MINUTE));
         assert!(lease.has_expired(later + 2 * MINUTE));
@@ -135,11 +140,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failed_renewal_leads_to_a_login_before_the_end() {
         let now = Instant::now();
-        let mut lease = Lease::granted(now, Some(3 * MINUTE), true);
+        let mut lease = Lease::granted(now, Some(3 * MINUTE), true, 0.5);
         let later = now + 2 * MINUTE;
         lease.renewal_failed(later);
         assert_eq!(lease.next(later), Action::Login);
         assert!(!lease.has_expired(later));
-        assert_eq!(Lease::granted(now, None, false).next(now + 999 * MINUTE), Action::Wait(LOOK));
+        assert_eq!(
+            Lease::granted(now, None, false, 0.5).next(now + 999 * MINUTE),
+            Action::Wait(NOTHING_TO_DO)
+        );
     }
 }

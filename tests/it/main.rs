@@ -26,6 +26,7 @@ mod kept;
 mod kes_cli;
 mod kes_server;
 mod keyring;
+mod lease;
 mod login;
 mod offline;
 mod outage;
