@@ -6,7 +6,10 @@
 pub mod envelope;
 pub mod key_version;
 
-use crate::secret::{self, Bytes32};
+use crate::{
+    memory::Locked,
+    secret::{self, Bytes32},
+};
 use aes_gcm::{Aes256Gcm, aead::AeadInOut};
 use chacha20poly1305::ChaCha20Poly1305;
 use envelope::{IV, NONCE, OVERHEAD, TAG};
@@ -23,8 +26,10 @@ pub enum Kind {
     ChaCha20,
 }
 
-/// A key that seals and opens. The bytes are wiped on drop.
-pub struct Key {
+/// A key that seals and opens. Its bytes are on locked pages, and are wiped on drop.
+pub struct Key(Locked<Parts>);
+
+struct Parts {
     kind: Kind,
     bytes: Bytes32,
     hmac_key: Option<Bytes32>,
@@ -84,15 +89,15 @@ impl Kind {
 impl Key {
     pub fn new(kind: Kind, bytes: Bytes32, hmac_key: Option<Bytes32>) -> Self {
         let kdf = keyed(&bytes);
-        Self { kind, bytes, hmac_key, kdf }
+        Self(Locked::new(Parts { kind, bytes, hmac_key, kdf }))
     }
 
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.0.kind
     }
 
     pub fn has_hmac(&self) -> bool {
-        self.hmac_key.is_some()
+        self.0.hmac_key.is_some()
     }
 
     /// Seals `plaintext` for `context`. The output is 44 bytes longer.
@@ -110,7 +115,7 @@ impl Key {
         sealed.extend_from_slice(plaintext);
         let buffer = sealed.as_mut_slice().into();
         let message_key = self.message_key(iv);
-        let tag = match self.kind {
+        let tag = match self.0.kind {
             Kind::Aes256 => {
                 Aes256Gcm::new((&*message_key).into()).encrypt_inout_detached(nonce.into(), context, buffer)
             }
@@ -135,7 +140,7 @@ impl Key {
         let mut plaintext = Zeroizing::new(text.to_vec());
         let buffer = plaintext.as_mut_slice().into();
         let message_key = self.message_key(iv);
-        let opened = match self.kind {
+        let opened = match self.0.kind {
             Kind::Aes256 => Aes256Gcm::new((&*message_key).into()).decrypt_inout_detached(
                 nonce.into(),
                 context,
@@ -161,7 +166,7 @@ impl Key {
 
     /// HMAC-SHA-256 of `message` under the key's HMAC key, when it has one.
     pub fn hmac(&self, message: &[u8]) -> Option<[u8; 32]> {
-        let key = self.hmac_key.as_ref()?;
+        let key = self.0.hmac_key.as_ref()?;
         Some(keyed(key).chain_update(message).finalize().into_bytes().into())
     }
 
@@ -169,23 +174,23 @@ impl Key {
     /// label and the kind, and the same under the HMAC key where there is one.
     pub fn fingerprint(&self) -> String {
         let of = |key: &Hmac<Sha256>| {
-            let mac = key.clone().chain_update(FINGERPRINT_LABEL).chain_update(self.kind.name()).finalize();
+            let mac = key.clone().chain_update(FINGERPRINT_LABEL).chain_update(self.0.kind.name()).finalize();
             secret::hex(&mac.into_bytes()[..16])
         };
-        match &self.hmac_key {
-            None => of(&self.kdf),
-            Some(hmac_key) => format!("{}-{}", of(&self.kdf), of(&keyed(hmac_key))),
+        match &self.0.hmac_key {
+            None => of(&self.0.kdf),
+            Some(hmac_key) => format!("{}-{}", of(&self.0.kdf), of(&keyed(hmac_key))),
         }
     }
 
     /// The same bytes and kind, compared in constant time.
     pub fn same(&self, other: &Key) -> bool {
-        let hmac = match (&self.hmac_key, &other.hmac_key) {
+        let hmac = match (&self.0.hmac_key, &other.0.hmac_key) {
             (None, None) => true,
             (Some(one), Some(other)) => secret::same32(one, other),
             _ => false,
         };
-        (self.kind == other.kind) & secret::same32(&self.bytes, &other.bytes) & hmac
+        (self.0.kind == other.0.kind) & secret::same32(&self.0.bytes, &other.0.bytes) & hmac
     }
 
     /// Seals and opens something, with a context, and compares.
@@ -198,19 +203,19 @@ impl Key {
     }
 
     pub(in crate::crypto) fn parts(&self) -> (&Bytes32, Option<&Bytes32>) {
-        (&self.bytes, self.hmac_key.as_ref())
+        (&self.0.bytes, self.0.hmac_key.as_ref())
     }
 
     fn message_key(&self, iv: &[u8; IV]) -> Bytes32 {
-        match self.kind {
+        match self.0.kind {
             Kind::Aes256 => {
-                let mut mac = self.kdf.clone().chain_update(iv).finalize().into_bytes();
+                let mut mac = self.0.kdf.clone().chain_update(iv).finalize().into_bytes();
                 let key = Zeroizing::new(mac.into());
                 mac.as_mut_slice().zeroize();
                 key
             }
             Kind::ChaCha20 => {
-                let mut derived = chacha20::hchacha::<chacha20::R20>((&*self.bytes).into(), iv.into());
+                let mut derived = chacha20::hchacha::<chacha20::R20>((&*self.0.bytes).into(), iv.into());
                 let key = Zeroizing::new(derived.into());
                 derived.as_mut_slice().zeroize();
                 key

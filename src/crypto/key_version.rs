@@ -72,7 +72,7 @@ impl KeyVersion {
     pub fn to_text(&self) -> Secret {
         let mut message = Zeroizing::new(Vec::with_capacity(256));
         let (bytes, hmac_key) = self.key.parts();
-        let number = match self.key.kind {
+        let number = match self.key.kind() {
             Kind::Aes256 => 1,
             Kind::ChaCha20 => 2,
         };

@@ -28,6 +28,7 @@ mod kes_server;
 mod keyring;
 mod lease;
 mod login;
+mod memory;
 mod offline;
 mod outage;
 mod own_create;
