@@ -191,8 +191,13 @@ pub async fn examine(
     let checks = Checks { only_looks: true, ..Checks::new(config, store.clone(), clock) };
     let mut rows = checks.each(&writer, None).await;
     if let Some(Ok(seen)) = rows.first_mut().and_then(|row| row.result.as_mut()) {
-        match store.caveats().await {
-            Ok(caveats) => caveats.iter().for_each(|caveat| *seen += &format!("; note: {caveat}")),
+        let mut notes = store.caveats().await;
+        for key in &config.keys {
+            let more = store.notes(key).await;
+            notes = notes.and_then(|notes| Ok([notes, more?].concat()));
+        }
+        match notes {
+            Ok(notes) => notes.iter().for_each(|note| *seen += &format!("; note: {note}")),
             Err(finding) => rows[0].result = Some(Err(finding)),
         }
     }

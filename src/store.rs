@@ -57,6 +57,11 @@ pub trait KeyStore: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// What a person might want to change: rights beyond need, history that is too short.
+    async fn notes(&self, _name: &Name) -> Result<Vec<String>, Finding> {
+        Ok(Vec::new())
+    }
+
     /// What a KES on the same store could not do with what is written here now; nothing when there is a way back.
     async fn caveats(&self) -> Result<Vec<String>, Finding> {
         Ok(Vec::new())

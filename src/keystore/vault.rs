@@ -4,6 +4,7 @@
 //! version changes nothing. Creation is `cas=0`, and nothing is believed before it was read back.
 
 mod read;
+mod rights;
 mod transit;
 
 use crate::{
@@ -326,6 +327,10 @@ impl KeyStore for VaultStore {
                 )))),
             },
         }
+    }
+
+    async fn notes(&self, name: &Name) -> Result<Vec<String>, Finding> {
+        self.look_at_rights(name).await
     }
 
     async fn caveats(&self) -> Result<Vec<String>, Finding> {

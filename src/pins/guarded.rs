@@ -92,6 +92,10 @@ impl KeyStore for Guarded {
         self.store.oddity(name).await
     }
 
+    async fn notes(&self, name: &Name) -> Result<Vec<String>, Finding> {
+        self.store.notes(name).await
+    }
+
     async fn caveats(&self) -> Result<Vec<String>, Finding> {
         self.store.caveats().await
     }

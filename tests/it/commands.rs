@@ -161,13 +161,8 @@ fn memory_is_neither_dumped_nor_attached_to() {
     let limits = proc("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
-    let locked = limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap();
+    // All of it where that is allowed; the keys in any case.
     let status = proc("status");
     let in_memory = status.lines().find(|line| line.starts_with("VmLck:")).unwrap();
-    let is_locked = !in_memory.trim_end().ends_with(" 0 kB");
-    assert_eq!(
-        is_locked,
-        locked.contains("unlimited"),
-        "all of it where that is allowed, or none: {in_memory}, {locked}"
-    );
+    assert!(!in_memory.trim_end().ends_with(" 0 kB"), "{in_memory}");
 }

@@ -311,3 +311,30 @@ fn a_ca_file_that_is_put_right_is_read_again() {
     fs::copy(bao.ca_path(), &ca).unwrap();
     agent.ready();
 }
+
+#[test]
+fn doctor_tells_of_rights_beyond_need_and_of_a_history_that_is_too_short() {
+    let bao = vault();
+    let pair = [("KESWARDEN_VAULT_ROLE_ID", role_id(&bao)), ("KESWARDEN_VAULT_SECRET_ID", secret_id(&bao))];
+    let agent = agent(&bao, &pair);
+    let notes = || {
+        let output = agent.output(&["doctor"]);
+        let table = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{table}");
+        table
+    };
+    let least = notes();
+    assert!(!least.contains("note: the login may"), "{least}");
+    let more = "path \"kv/*\" { capabilities = [\"create\", \"read\", \"update\", \"delete\", \"list\"] }";
+    bao.ok(&["policy", "write", "minio-sidecar", "-"], &format!("{}\n{more}", policy(2)));
+    bao.ok(&["write", "kv/config", "cas_required=false", "max_versions=3"], "");
+    let table = notes();
+    for says in [
+        "may `delete, update` kv/destroy/minio/my-key",
+        "may `list` kv/metadata/",
+        "cas_required=true",
+        "keeps 3 versions",
+    ] {
+        assert!(table.contains(says), "{says:?} is not in {table}");
+    }
+}

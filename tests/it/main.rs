@@ -28,6 +28,7 @@ mod kes_server;
 mod keyring;
 mod lease;
 mod login;
+mod machine;
 mod memory;
 mod offline;
 mod outage;

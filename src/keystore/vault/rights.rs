@@ -1,0 +1,94 @@
+//! What a login may do beyond what is needed, and how the mount keeps history: for `doctor`, which only looks.
+
+use super::{VaultStore, Version};
+use crate::{cause::Finding, names::Name, vault::verdict::Asked};
+use serde_json::{Value, json};
+
+/// Nobody who only reads and creates keys needs these; whoever has them can overwrite or remove keys.
+const DANGEROUS: [&str; 5] = ["update", "patch", "delete", "sudo", "root"];
+/// KES and we read version 1; a mount that keeps fewer pushes it out after so many writes.
+const HISTORY: u64 = 100;
+
+impl VaultStore {
+    pub(super) async fn look_at_rights(&self, name: &Name) -> Result<Vec<String>, Finding> {
+        let version = self.version().await?;
+        let mut notes = self.beyond_need(version, name).await?;
+        if version == Version::V2 {
+            notes.extend(self.mount_settings().await?);
+        }
+        Ok(notes)
+    }
+
+    async fn beyond_need(&self, version: Version, name: &Name) -> Result<Vec<String>, Finding> {
+        let parent = |part: &str| {
+            [self.config.mount.as_str(), part]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>()
+                .join("/")
+        };
+        let (keys, folders) = match version {
+            Version::V1 => (vec![self.path("", name.as_str())], vec![parent("") + "/"]),
+            Version::V2 => (
+                ["data", "metadata", "delete", "destroy"].map(|part| self.path(part, name.as_str())).to_vec(),
+                vec![parent("metadata") + "/"],
+            ),
+        };
+        let asked = Asked { what: "asking for our own rights", path: "sys/capabilities-self" };
+        let paths: Vec<_> = keys.iter().chain(&folders).collect();
+        let answer = self.client.post(&asked, &json!({ "paths": paths })).await?;
+        if answer.status != 200 {
+            return Ok(vec!["what else the login may do is not known: the policy does not allow `update` on sys/capabilities-self".to_owned()]);
+        }
+        let rights: Value = answer.json().unwrap_or_default();
+        let of = |path: &str| -> Vec<String> {
+            let list = rights.pointer("/data").and_then(|data| data.get(path)).or_else(|| rights.get(path));
+            let list = list.and_then(Value::as_array).into_iter().flatten();
+            list.filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let mut notes = Vec::new();
+        for path in &keys {
+            let too_many: Vec<_> =
+                of(path).into_iter().filter(|right| DANGEROUS.contains(&right.as_str())).collect();
+            if !too_many.is_empty() {
+                notes.push(format!(
+                    "the login may `{}` {path}: take that away, nobody here needs it, and keys are lost that way",
+                    too_many.join(", ")
+                ));
+            }
+        }
+        let has_prefix = !self.config.prefix.is_empty();
+        for path in folders.iter().filter(|_| has_prefix) {
+            if of(path).iter().any(|right| right == "list") {
+                notes.push(format!("the login may `list` {path}, where other tenants' keys may be"));
+            }
+        }
+        Ok(notes)
+    }
+
+    async fn mount_settings(&self) -> Result<Vec<String>, Finding> {
+        let path = format!("{}/config", self.config.mount);
+        let asked = Asked { what: "reading the mount's settings", path: &path };
+        let answer = self.client.get(&asked, None).await?;
+        let Some(settings) = answer.json::<Value>().filter(|_| answer.status == 200) else {
+            // The least policy does not allow it: then it is for somebody else to look.
+            return Ok(Vec::new());
+        };
+        let data = &settings["data"];
+        let mut notes = Vec::new();
+        if data["cas_required"] != json!(true) {
+            notes.push(format!(
+                "the mount does not demand compare-and-set: `bao write {path} cas_required=true`"
+            ));
+        }
+        let most = data["max_versions"].as_u64().unwrap_or(0);
+        if most < HISTORY {
+            let kept = if most == 0 { 10 } else { most };
+            notes.push(format!(
+                "the mount keeps {kept} versions of a key, so as many writes push version 1 out, which is what counts: `bao write \
+                 {path} max_versions={HISTORY}`"
+            ));
+        }
+        Ok(notes)
+    }
+}
