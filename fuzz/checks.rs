@@ -4,6 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use keswarden::{
     config::kes_yaml::{self, Purpose},
     crypto::{Key, Kind, envelope, key_version::KeyVersion},
+    evidence::xl_meta,
     go_json,
     kes::{
         messages,
@@ -121,5 +122,20 @@ pub fn server_config(data: &[u8]) {
             }
             _ => panic!("the same text must have the same outcome"),
         }
+    }
+}
+
+/// MinIO's metadata files: no panic, nothing larger than what came in, and the same from as many bytes as it says are needed.
+pub fn xl_meta(data: &[u8]) {
+    let read = xl_meta::parse(data);
+    assert!(read == xl_meta::parse(data));
+    if let Ok(versions) = &read {
+        assert!(versions.len() <= data.len());
+    }
+    if let Some(needed) = xl_meta::needed(data).and_then(|needed| data.get(..usize::try_from(needed).ok()?)) {
+        assert!(read.is_err() || xl_meta::parse(needed) == read);
+    }
+    if let Ok(Some((_, sealed))) = xl_meta::config(data) {
+        assert!(sealed.ciphertext.len() <= data.len() && sealed.key_name.len() <= data.len());
     }
 }

@@ -87,3 +87,8 @@ fn policies() {
 fn server_configs() {
     replay("server_config", checks::server_config);
 }
+
+#[test]
+fn metadata_files() {
+    replay("xl_meta", checks::xl_meta);
+}

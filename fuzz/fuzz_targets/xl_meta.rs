@@ -1,0 +1,8 @@
+//! Random bytes into `checks::xl_meta`.
+#![no_main]
+
+#[path = "../checks.rs"]
+#[allow(dead_code)]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::xl_meta(data));
