@@ -12,6 +12,7 @@ path "kv/metadata/keswarden-pins/*" { capabilities = ["read"] }
 path "auth/token/lookup-self" { capabilities = ["read"] }
 path "auth/token/renew-self"  { capabilities = ["update"] }
 path "auth/token/revoke-self" { capabilities = ["update"] }
+path "sys/capabilities-self"  { capabilities = ["update"] } # `keswarden doctor` tells of rights beyond need
 
 # K/V v1 in place of the first three:
 #   path "kv/minio/*" { capabilities = ["create", "read", "list"] }

@@ -118,13 +118,10 @@ impl Checks<'_> {
     /// Every check; KES is looked at whatever the store says, since it has a store of its own.
     pub(super) async fn each(&self, writer: &KeyringWriter, left: Option<Duration>) -> Vec<Row> {
         let bound = left.map_or(ATTEMPT, |left| left.clamp(LEAST, ATTEMPT));
-        let late = |cause: Cause, what: &str| {
-            cause.seen(format!("{what} did not answer everything within {}", clock::human(bound)))
-        };
+        if self.config.kes_alone {
+            return self.each_at_kes(bound).await;
+        }
         let store_and_keys = async {
-            if self.config.kes_alone {
-                return (Ok("none: the keys are in KES".to_owned()), None);
-            }
             let store = match self.store().await {
                 Ok(store) => store,
                 Err(finding) => return self.without_store(writer, finding).await,
@@ -139,29 +136,16 @@ impl Checks<'_> {
         };
         let (store_and_keys, kes) = tokio::join!(
             tokio::time::timeout(bound, store_and_keys),
-            tokio::time::timeout(bound, self.kes())
+            within(bound, Cause::KesUnreachable, "KES", self.kes())
         );
-        let (store, keys) = store_and_keys
-            .unwrap_or_else(|_| (Err(late(Cause::VaultUnreachableTimeout, &self.store.describe())), None));
-        let (kes, keys) = match kes {
-            Ok(Ok((seen, Some(client)))) if self.config.kes_alone => {
-                let keys = tokio::time::timeout(bound, self.keys_at_kes(&client)).await;
-                let keys = keys.unwrap_or_else(|_| Err(late(Cause::KesUnreachable, "KES")));
-                return vec![
-                    Row { check: Check::Store, result: Some(store) },
-                    Row { check: Check::Kes, result: Some(Ok(seen)) },
-                    Row { check: Check::Key, result: Some(keys) },
-                ];
-            }
-            Ok(Ok((_, None))) if self.config.kes_alone => (Ok(Err(nowhere::unset())), keys),
-            kes => (kes, keys),
-        };
-        let kes = match kes.unwrap_or_else(|_| Err(late(Cause::KesUnreachable, "KES"))) {
+        let (store, keys) = store_and_keys.unwrap_or_else(|_| {
+            (Err(late(bound, Cause::VaultUnreachableTimeout, &self.store.describe())), None)
+        });
+        let kes = match kes {
             Err(finding) => Err(finding),
             Ok((seen, None)) => Ok(seen),
             Ok((seen, Some(client))) => {
-                let agreed = tokio::time::timeout(bound, self.agree(writer, &client)).await;
-                let agreed = agreed.unwrap_or_else(|_| Err(late(Cause::KesUnreachable, "KES")));
+                let agreed = within(bound, Cause::KesUnreachable, "KES", self.agree(writer, &client)).await;
                 agreed.map(|more| seen + &more)
             }
         };
@@ -169,6 +153,23 @@ impl Checks<'_> {
             Row { check: Check::Store, result: Some(store) },
             Row { check: Check::Key, result: keys },
             Row { check: Check::Kes, result: Some(kes) },
+        ]
+    }
+
+    /// Without a key store: KES, and what its keys open.
+    async fn each_at_kes(&self, bound: Duration) -> Vec<Row> {
+        let (kes, keys) = match within(bound, Cause::KesUnreachable, "KES", self.kes()).await {
+            Ok((seen, Some(client))) => {
+                let keys = within(bound, Cause::KesUnreachable, "KES", self.keys_at_kes(&client)).await;
+                (Ok(seen), Some(keys))
+            }
+            Ok((_, None)) => (Err(nowhere::unset()), None),
+            Err(finding) => (Err(finding), None),
+        };
+        vec![
+            Row { check: Check::Store, result: Some(Ok("none: the keys are in KES".to_owned())) },
+            Row { check: Check::Kes, result: Some(kes) },
+            Row { check: Check::Key, result: keys },
         ]
     }
 
@@ -288,6 +289,20 @@ impl Checks<'_> {
         }
         Ok(if agreed == 0 { String::new() } else { ", with the same keys as the key store".to_owned() })
     }
+}
+
+/// A check that is given up after a while.
+async fn within<T>(
+    bound: Duration,
+    cause: Cause,
+    what: &str,
+    check: impl Future<Output = Result<T, Finding>>,
+) -> Result<T, Finding> {
+    tokio::time::timeout(bound, check).await.unwrap_or_else(|_| Err(late(bound, cause, what)))
+}
+
+fn late(bound: Duration, cause: Cause, what: &str) -> Finding {
+    cause.seen(format!("{what} did not answer everything within {}", clock::human(bound)))
 }
 
 pub(super) fn unexpected(name: &Name) -> Finding {

@@ -211,11 +211,12 @@ async fn run(steps: &[Step]) -> Result<(), String> {
                 }
                 Step::Rescue => {
                     let (then, once) = *store.says.lock().unwrap();
-                    let is_back = match (once, then) {
-                        (Some(Answer::Right), _) | (None, Answer::Right | Answer::Missing) => true,
-                        (Some(Answer::Missing), Answer::Missing) => true,
-                        _ => false,
-                    };
+                    let is_back = matches!(
+                        (once, then),
+                        (Some(Answer::Right), _)
+                            | (None, Answer::Right | Answer::Missing)
+                            | (Some(Answer::Missing), Answer::Missing)
+                    );
                     if keyring.rescue(&name).await.is_ok() != is_back {
                         return Err(format!("a rescue from {once:?}, {then:?} ended otherwise"));
                     }
