@@ -18,6 +18,7 @@ mod differences;
 mod drop_in;
 mod events;
 mod evidence;
+mod faults;
 mod formats;
 mod gate;
 mod harness;

@@ -239,7 +239,11 @@ fn uninitialised_and_sealed_are_told_apart() {
 fn refused_credentials_are_sent_once_and_not_again() {
     let refused = ("POST /v1/auth/approle/login", (400, r#"{"errors":["invalid role or secret ID"]}"#));
     let vault = Vault::good([UNSEALED, refused]);
-    says(vault.init(&[]), 77, &["login_refused", "invalid role or secret ID", "the same pair is not sent again for "]);
+    says(
+        vault.init(&[]),
+        77,
+        &["login_refused", "invalid role or secret ID", "the same pair is not sent again for "],
+    );
     assert_eq!(vault.logins.load(Ordering::SeqCst), 1, "five refusals lock the role out for every pod");
 }
 

@@ -9,6 +9,7 @@ mod bao;
 mod http;
 mod minio;
 mod process;
+mod proxy;
 
 #[allow(unused_imports, reason = "each test uses its own part of it")]
 pub use self::{
@@ -17,6 +18,7 @@ pub use self::{
     http::{answers, http_get},
     minio::{Mc, Minio},
     process::{Process, finish, succeeded},
+    proxy::{Proxy, Wire},
 };
 
 use std::{
