@@ -64,11 +64,7 @@ impl Proxy {
 
 fn pass(mut from: TcpStream, mut to: TcpStream, wire: &Mutex<Wire>, answers: bool) {
     let (mut buffer, mut passed) = ([0; 4096], 0);
-    loop {
-        let Ok(count) = from.read(&mut buffer) else { break };
-        if count == 0 {
-            break;
-        }
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
         let now = *wire.lock().expect("nobody panics with it");
         let done = match now {
             Wire::Good => to.write_all(&buffer[..count]),
