@@ -162,9 +162,7 @@ fn under_attack(version: u8) {
         tenant.agent.run();
         tenant.recovers();
     }
-    if version == 2 {
-        rolled_back(tenant);
-    }
+    rolled_back(tenant);
 }
 
 /// A snapshot from before the key was made takes key and pin alike out of Vault: the other pins still know.
