@@ -138,6 +138,8 @@ impl Verifier {
         let Some(finding) = oddity else { return drop(self.odd.remove(name)) };
         let before = self.odd.insert(name.to_owned(), finding.seen.clone());
         if before.as_ref() != Some(&finding.seen) {
+            let says = format!("{}; fix: {}", finding.seen, finding.fix);
+            self.health.happened(Severity::Warning, finding.cause.id(), says);
             tracing::error!(key = %name, cause = finding.cause.id(), "the key goes on being served: {finding}");
         }
     }

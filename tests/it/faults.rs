@@ -110,7 +110,7 @@ fn a_network_that_swallows_drips_cuts_or_ends_stops_nobody_who_has_the_key() {
 #[test]
 fn faults_of_a_vault_are_named_and_pass_by_themselves() {
     let (bao, pair) = with_key();
-    let site = Site::serving(bao, &pair);
+    let mut site = Site::serving(bao, &pair);
 
     site.bao.seal();
     site.goes_on_while("vault_sealed");
@@ -138,6 +138,18 @@ fn faults_of_a_vault_are_named_and_pass_by_themselves() {
     site.goes_on_while("vault_rate_limited");
     site.bao.ok(&["delete", "sys/quotas/rate-limit/slow"], "");
     site.recovers();
+
+    // Somebody writes over the key: version 1 is what counts, so nothing stops, and somebody is told.
+    site.bao.ok(&["kv", "put", "-cas=1", "-mount=kv", "minio/my-key", "my-key=-"], &key_text());
+    site.agent.process().says(SOON, "key_overwritten");
+    assert_eq!(site.metric("keswarden_key_overwritten{key=\"my-key\"}"), 1.0);
+    assert_eq!(site.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}"), 0.0);
+    assert_eq!(Client::of(&site.agent).decrypt(KEY, &site.sealed, "{}").status, 200);
+    Client::of(&site.agent).generate(KEY, "{}");
+    site.agent.drain();
+    site.agent.run();
+    site.agent.ready();
+    assert_eq!(Client::of(&site.agent).decrypt(KEY, &site.sealed, "{}").status, 200);
 }
 
 #[test]
