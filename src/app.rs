@@ -5,6 +5,7 @@
 
 mod agent;
 mod backup;
+pub mod doctor;
 mod server;
 
 pub use backup::{Checked, back_up, drill, restore};
@@ -62,6 +63,8 @@ struct Base {
     /// The agent's part of the run directory, where one process leaves its login to the next.
     state_dir: Option<PathBuf>,
     events: Option<kubernetes::Config>,
+    /// What Vault did not take from us.
+    refusals: vault::Refusals,
 }
 
 enum Work {
@@ -101,9 +104,9 @@ impl From<Finding> for Stopped {
     }
 }
 
-/// `keswarden init`: makes the certificates that MinIO will be started with, and waits at the gate.
-pub async fn init(settings: Settings, deps: Deps) -> Result<(), Stopped> {
-    let base = Base::in_line(deps.clock, &settings);
+/// `keswarden init`: makes the certificates that MinIO will be started with, and waits at the gate; `health` hears why.
+pub async fn init(settings: Settings, deps: Deps, health: Health) -> Result<(), Stopped> {
+    let base = Base { health, ..Base::in_line(deps.clock, &settings) };
     let run_dir = RunDir::new(settings.run_dir.clone(), &settings.tls_names);
     if let Err(error) = run_dir.ensure(clock::unix(base.clock.wall()) as i64) {
         // Beside a KES that is not ours there may be no agent, and no place for its certificates.
@@ -134,15 +137,6 @@ async fn say_the_rest(posting: Option<tokio::task::JoinHandle<()>>) {
 /// How long the last Events may take: who waits for our end waits for nothing else.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// `keswarden doctor`: every check once. It makes nothing.
-pub async fn doctor(settings: Settings, deps: Deps) -> Result<Vec<gate::Row>, Stopped> {
-    let base = Base::new(deps.clock, settings.drain_timeout);
-    let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
-    let canaries = canaries(&settings);
-    let gate = gate::Config { create: gate::Create::Never, pins, canaries, ..settings.gate() };
-    Ok(gate::examine(&gate, store, &base.registry, base.clock).await)
-}
-
 /// Where the canaries of a tenant are whose keys only KES has.
 fn canaries(settings: &Settings) -> gate::Canaries {
     let dir = settings.pins.dir.as_ref().filter(|_| matches!(settings.store, config::Store::InKes))?;
@@ -151,7 +145,7 @@ fn canaries(settings: &Settings) -> gate::Canaries {
 
 /// `keswarden key pin`: the fingerprint of the key as it is in the store, pinned wherever pins are kept.
 pub async fn pin(settings: Settings) -> Result<String, Stopped> {
-    let base = Base::new(None, settings.drain_timeout);
+    let base = Base::beside(None, &settings);
     let (store, pins) = base.open_pinned(None, &settings.store, &settings.pins)?;
     if !pins.can_write() {
         return Err(Cause::KeyUnpinned
@@ -171,7 +165,7 @@ pub async fn pin(settings: Settings) -> Result<String, Stopped> {
 /// `keswarden key create --first`: makes the key when nothing shows that there ever was one; its fingerprint. One that is there,
 /// and is well, is left as it is.
 pub async fn create_first(settings: Settings) -> Result<String, Stopped> {
-    let base = Base::new(None, settings.drain_timeout);
+    let base = Base::beside(None, &settings);
     let (store, pins) = base.open_pinned(None, &settings.store, &settings.pins)?;
     let copy = settings.offline.clone();
     let copy = copy.map(|config| Arc::new(crate::offline::SealedCopy::new(config, base.clock.clone())));
@@ -224,6 +218,12 @@ impl Base {
         Self { state_dir, events: settings.events.clone(), ..Self::new(clock, settings.drain_timeout) }
     }
 
+    /// A command that an operator runs, perhaps beside an agent: its login is used, since a secret_id may be good for one only, and
+    /// what it was refused is not sent again.
+    fn beside(clock: Option<Clock>, settings: &Settings) -> Self {
+        Self { events: None, ..Self::in_line(clock, settings) }
+    }
+
     /// Posts Events until nobody has anything to say any more.
     #[allow(
         clippy::disallowed_methods,
@@ -243,6 +243,7 @@ impl Base {
             grace,
             state_dir: None,
             events: None,
+            refusals: vault::Refusals::default(),
         }
     }
 
@@ -274,7 +275,9 @@ impl Base {
             (None, config::Store::Vault(configs)) => {
                 let (mut vault, store) = (**configs).clone();
                 vault.state_dir.clone_from(&self.state_dir);
-                let client = Arc::new(vault::Client::new(vault, &self.registry, self.clock.clone())?);
+                let client =
+                    vault::Client::new(vault, &self.registry, self.clock.clone(), self.refusals.clone())?;
+                let client = Arc::new(client);
                 if let Some(kv) = &settings.kv {
                     registries.push(Arc::new(VaultStore::new(client.clone(), kv.clone())));
                 }

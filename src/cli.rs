@@ -23,8 +23,11 @@ mod status;
 
 use crate::{
     app::{self, Deps, Stopped},
+    clock::Clock,
     config::{self, Inputs, Settings},
-    exit, memory,
+    exit,
+    health::Health,
+    memory,
     shutdown::{Hangups, Signals},
     telemetry, version,
 };
@@ -211,10 +214,16 @@ async fn init(settings: Settings) -> u8 {
         Ok(signals) => signals,
         Err(error) => return cannot_listen(&error),
     };
+    let health = Health::new(Clock::system());
+    let waiting = health.clone();
     tokio::select! {
-        result = app::init(settings, Deps::default()) => code_of(last_words(result, &log)),
+        result = app::init(settings, Deps::default(), waiting) => code_of(last_words(result, &log)),
         signal = signals.next() => {
-            tracing::warn!("{signal}: the gate did not pass");
+            // Why it waited is what somebody looks for who finds the container gone.
+            let last = health.history().pop().map(|happening| format!(": {}", happening.says));
+            let says = format!("{signal}: the gate did not pass{}", last.unwrap_or_default());
+            tracing::warn!("{says}");
+            leave_behind(&says, &log);
             exit::UNAVAILABLE
         }
     }
@@ -227,12 +236,16 @@ async fn run(settings: Settings, bound: impl FnOnce(&app::Bound)) -> u8 {
 
 /// Kubernetes shows them as the container's termination message.
 fn last_words(result: Result<(), Stopped>, log: &Path) -> Result<(), Stopped> {
-    if let Err(stopped) = &result
-        && let Ok(mut file) = std::fs::OpenOptions::new().write(true).truncate(true).open(log)
-    {
-        let _ = writeln!(file, "{stopped}");
+    if let Err(stopped) = &result {
+        leave_behind(stopped, log);
     }
     result
+}
+
+fn leave_behind(words: &impl std::fmt::Display, log: &Path) {
+    if let Ok(mut file) = std::fs::OpenOptions::new().write(true).truncate(true).open(log) {
+        let _ = writeln!(file, "{words}");
+    }
 }
 
 /// Serves until a signal; a second one ends it at once. `bound` hears where.

@@ -227,7 +227,11 @@ fn vault_config(reader: &mut Reader, address: String) -> Option<vault::Config> {
     let given = address.split(',').map(str::trim).filter(|one| !one.is_empty());
     let addresses: Vec<_> =
         given.map(|one| reader.base_url("KESWARDEN_VAULT_ADDR", one.to_owned())).collect();
-    let addresses = addresses.into_iter().collect::<Option<Vec<_>>>();
+    let mut addresses = addresses.into_iter().collect::<Option<Vec<_>>>();
+    if addresses.as_ref().is_some_and(Vec::is_empty) {
+        reader.problem("KESWARDEN_VAULT_ADDR", Some(&address), "names no address");
+        addresses = None;
+    }
     let login = login(reader);
     Some(vault::Config {
         ca: reader.path("KESWARDEN_VAULT_CACERT"),

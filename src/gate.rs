@@ -80,6 +80,8 @@ struct Metrics {
 
 /// Between attempts: a change is seen within a second.
 const POLL: Duration = Duration::from_millis(500);
+/// Between lines of one cause whose words change.
+const CHANGE: Duration = Duration::from_secs(1);
 /// Between lines that say the same.
 const REMIND: Duration = Duration::from_secs(15);
 
@@ -188,20 +190,8 @@ pub async fn examine(
     clock: Clock,
 ) -> Vec<Row> {
     let (_, writer) = keyring::new(store.clone(), registry, clock.clone());
-    let checks = Checks { only_looks: true, ..Checks::new(config, store.clone(), clock) };
-    let mut rows = checks.each(&writer, None).await;
-    if let Some(Ok(seen)) = rows.first_mut().and_then(|row| row.result.as_mut()) {
-        let mut notes = store.caveats().await;
-        for key in &config.keys {
-            let more = store.notes(key).await;
-            notes = notes.and_then(|notes| Ok([notes, more?].concat()));
-        }
-        match notes {
-            Ok(notes) => notes.iter().for_each(|note| *seen += &format!("; note: {note}")),
-            Err(finding) => rows[0].result = Some(Err(finding)),
-        }
-    }
-    rows
+    let checks = Checks { only_looks: true, ..Checks::new(config, store, clock) };
+    checks.each(&writer, None).await
 }
 
 /// What was said last, and when.
@@ -229,8 +219,10 @@ impl Waiting {
         let waited = now - self.since;
         let before = self.said.as_ref();
         let is_new = before.is_none_or(|(said, _)| said.cause != finding.cause);
-        let fresh =
-            is_new || before.is_none_or(|(said, at)| said.seen != finding.seen || now - *at >= REMIND);
+        // The same cause in other words, such as one more key share, is worth a line, but not one for each attempt.
+        let fresh = before.is_none_or(|(said, at)| {
+            is_new || now - *at >= if said.seen != finding.seen { CHANGE } else { REMIND }
+        });
         if fresh {
             let what = check.what(&config.keys);
             let also = others.iter().map(|other| format!("; also {}: {}", other.cause, other.seen));

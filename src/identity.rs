@@ -131,7 +131,8 @@ impl ApiKey {
         (certificate.der().clone(), PrivateKeyDer::Pkcs8(self.pkcs8()))
     }
 
-    fn key_pair(&self) -> KeyPair {
+    /// The same as a key pair, whose PKCS#8 form is the one that every library reads (RFC 8410, without the public key).
+    pub fn key_pair(&self) -> KeyPair {
         KeyPair::from_pkcs8_der_and_sign_algo(&self.pkcs8(), &rcgen::PKCS_ED25519)
             .expect("32 bytes must be an Ed25519 seed")
     }

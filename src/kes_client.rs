@@ -3,13 +3,19 @@
 use crate::{
     cause::{Cause, Finding},
     clock::{self, Clock},
-    identity::ApiKey,
+    identity::{ApiKey, Certificate},
     names::Name,
     secret::Secret,
-    tls::{self, Pair, trust::Trust},
+    tls::{
+        self, Pair, Trouble,
+        trust::{PeerEnds, Trust},
+    },
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use futures_util::future::{join_all, select_ok};
+use futures_util::{
+    future::join_all,
+    stream::{FuturesUnordered, StreamExt},
+};
 use serde::Deserialize;
 use serde_json::json;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -41,6 +47,8 @@ pub struct Client {
     http: reqwest::Client,
     /// Trusts our own CA and nobody else; absent where there is none.
     ours: Option<reqwest::Client>,
+    /// MinIO's, as KES knows it.
+    identity: Option<String>,
     config: Config,
 }
 
@@ -64,20 +72,37 @@ struct Message {
 /// The context of our probe: bound to nothing of MinIO's.
 pub const CONTEXT: &str = "{\"keswarden\":\"gate\"}";
 
+/// What MinIO does with a key that can be tried without doing anything.
+const OPERATIONS: [(reqwest::Method, &str); 3] = [
+    (reqwest::Method::PUT, "generate"),
+    (reqwest::Method::PUT, "decrypt"),
+    (reqwest::Method::GET, "describe"),
+];
+/// What MinIO's identity must be allowed.
+const MINIO_S_PATHS: &str = "allow: [/v1/key/create/*, /v1/key/generate/*, /v1/key/decrypt/*, /v1/key/describe/*, \
+                             /v1/key/list/*, /v1/status, /v1/api]";
+
 // === impl Client ===
 
 impl Client {
     pub fn new(config: Config, clock: &Clock) -> Result<Self, Finding> {
+        Self::noting(config, clock, &PeerEnds::default())
+    }
+
+    /// A client that notes when KES's certificate ends.
+    pub fn noting(config: Config, clock: &Clock, ends: &PeerEnds) -> Result<Self, Finding> {
         // MinIO trusts the system's roots beside its CAPATH.
         let trust = Trust::system_and(config.ca.as_deref())
             .map_err(|error| Cause::KesTls.seen(format!("MinIO's CA for KES cannot be used: {error}")))?;
         let pair = || config.identity.pair(clock);
-        let http = connect(trust, pair()?, config.timeout)?;
+        let identity =
+            Certificate::parse(&pair()?.chain[0]).ok().map(|certificate| certificate.identity.to_string());
+        let http = connect(trust.noting(ends), pair()?, config.timeout)?;
         let ours = match Trust::only(&config.ours) {
             Ok(trust) => Some(connect(trust, pair()?, config.timeout)?),
             Err(_) => None,
         };
-        Ok(Self { http, ours, config })
+        Ok(Self { http, ours, identity, config })
     }
 
     /// An endpoint shows a certificate of our own CA: that is us, and not to be waited for.
@@ -89,22 +114,26 @@ impl Client {
         join_all(asked).await.contains(&true)
     }
 
+    /// Shakes hands with every endpoint, and asks for nothing that needs a right.
+    pub async fn greet(&self) {
+        let asked = self.config.endpoints.iter().map(|endpoint| async move {
+            let _ = self.http.get(format!("{}/version", endpoint.trim_end_matches('/'))).send().await;
+        });
+        join_all(asked).await;
+    }
+
     /// What the key's data key is, sealed and opened again by an endpoint; all are asked at once, any will do.
     pub async fn round_trip(&self, key: &Name) -> Result<(), Finding> {
-        let asked = self.config.endpoints.iter().map(|endpoint| Box::pin(self.round_trip_at(endpoint, key)));
-        if self.config.endpoints.is_empty() {
-            return Err(Cause::MinioEnvIncomplete.seen("MINIO_KMS_KES_ENDPOINT names no endpoint"));
-        }
-        select_ok(asked).await.map(|((), _)| ())
+        any(self.config.endpoints.iter().map(|endpoint| self.round_trip_at(endpoint, key))).await
     }
 
     /// A fresh data key: in the clear, and sealed for the context of our probes, by any endpoint.
     pub async fn generate(&self, key: &Name) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>), Finding> {
         let context = STANDARD.encode(CONTEXT);
-        let asked = self.config.endpoints.iter().map(|endpoint| {
-            Box::pin(self.post::<Generated>(endpoint, "generate", key, json!({ "context": context })))
-        });
-        let (generated, _) = select_ok(asked).await?;
+        let asked = self.config.endpoints.iter();
+        let asked = asked
+            .map(|endpoint| self.post::<Generated>(endpoint, "generate", key, json!({ "context": context })));
+        let generated = any(asked).await?;
         let decode = |text: &str| STANDARD.decode(text).map_err(|_| not_kes(&self.config.endpoints));
         Ok((Zeroizing::new(decode(&generated.plaintext)?), decode(&generated.ciphertext)?))
     }
@@ -118,9 +147,8 @@ impl Client {
     ) -> Result<Zeroizing<Vec<u8>>, Finding> {
         let body = json!({ "ciphertext": STANDARD.encode(ciphertext), "context": STANDARD.encode(context) });
         let asked = self.config.endpoints.iter();
-        let asked =
-            asked.map(|endpoint| Box::pin(self.post::<Opened>(endpoint, "decrypt", key, body.clone())));
-        let (opened, _) = select_ok(asked).await?;
+        let asked = asked.map(|endpoint| self.post::<Opened>(endpoint, "decrypt", key, body.clone()));
+        let opened = any(asked).await?;
         let plaintext = STANDARD.decode(&*opened.plaintext);
         plaintext.map(Zeroizing::new).map_err(|_| not_kes(&self.config.endpoints))
     }
@@ -156,12 +184,92 @@ impl Client {
             Zeroizing::new(answer.bytes().await.map_err(|error| unreachable(endpoint, &error))?.to_vec());
         match status {
             200 => serde_json::from_slice(&body).map_err(|_| {
-                Cause::KesUnreachable.seen(format!("{endpoint}{path} answered 200, but not as KES does"))
+                Cause::KesUnreachable
+                    .seen(format!("{endpoint}{path} answered 200, but not as KES does"))
+                    .fix("check that the endpoint is a KES server")
             }),
+            403 => Err(self.denied(endpoint, key, refused(endpoint, &path, status, &body, key)).await),
             _ => Err(refused(endpoint, &path, status, &body, key)),
         }
     }
+
+    /// KES says 403 to an identity that it does not know and to one that may not: which of the two shows in what else it may.
+    async fn denied(&self, endpoint: &str, key: &Name, finding: Finding) -> Finding {
+        let mut denied = Vec::new();
+        for (method, operation) in OPERATIONS {
+            let url = format!("{}/v1/key/{operation}/{key}", endpoint.trim_end_matches('/'));
+            // Nothing is in it, so nothing is done but the check of rights.
+            let asked = self.http.request(method.clone(), url).body("{}").send().await;
+            match asked {
+                Ok(answer) if answer.status().as_u16() == 403 => denied.push(operation),
+                Ok(_) => {}
+                Err(_) => return finding,
+            }
+        }
+        let identity = self.identity.as_deref().unwrap_or("of MinIO");
+        if denied.len() == OPERATIONS.len() {
+            return Cause::KesIdentityUnknown
+                .seen(format!(
+                    "{}; nor does it let the identity {identity} do anything else with the key",
+                    finding.seen
+                ))
+                .fix(format!("add the identity {identity} to a policy in KES: {MINIO_S_PATHS}"));
+        }
+        let lacks: Vec<_> = denied.iter().map(|operation| format!("/v1/key/{operation}/{key}")).collect();
+        finding.fix(format!(
+            "the policy of identity {identity} in KES lacks {}; MinIO needs {MINIO_S_PATHS}",
+            lacks.join(", ")
+        ))
+    }
 }
+
+/// The first good answer of any endpoint. Without one, an answer says more than none, and who gives none is not waited for long once
+/// another has said no.
+async fn any<T>(
+    asked: impl IntoIterator<Item = impl Future<Output = Result<T, Finding>>>,
+) -> Result<T, Finding> {
+    let mut asked: FuturesUnordered<_> = asked.into_iter().collect();
+    let mut said: Option<Finding> = None;
+    let mut until = None;
+    loop {
+        let next = match until {
+            None => asked.next().await,
+            Some(until) => tokio::time::timeout_at(until, asked.next()).await.unwrap_or(None),
+        };
+        match next {
+            Some(Ok(good)) => return Ok(good),
+            Some(Err(finding)) => {
+                let is_answer = is_answer(finding.cause);
+                if is_answer && until.is_none() {
+                    until = Some(clock::Instant::now() + GRACE);
+                }
+                if said.as_ref().is_none_or(|said| is_answer && !self::is_answer(said.cause)) {
+                    said = Some(finding);
+                }
+            }
+            None => {
+                let nobody = || Cause::MinioEnvIncomplete.seen("MINIO_KMS_KES_ENDPOINT names no endpoint");
+                return Err(said.unwrap_or_else(nobody));
+            }
+        }
+    }
+}
+
+/// KES itself has spoken.
+fn is_answer(cause: Cause) -> bool {
+    !matches!(
+        cause,
+        Cause::KesUnreachable
+            | Cause::KesTls
+            | Cause::KesTlsUnknownCa
+            | Cause::KesTlsName
+            | Cause::KesTlsExpired
+            | Cause::KesTlsPlainHttp
+    )
+}
+
+/// How long other endpoints are waited for once one has said no.
+const GRACE: Duration = Duration::from_secs(1);
 
 // === impl ClientIdentity ===
 
@@ -186,7 +294,7 @@ fn not_kes(endpoints: &[String]) -> Finding {
 }
 
 fn unusable(reason: &str) -> Finding {
-    Cause::KesNoCertificate.seen(format!("MinIO's identity for KES cannot be used: {reason}"))
+    Cause::KesIdentityUnknown.seen(format!("MinIO's identity for KES cannot be used: {reason}"))
 }
 
 fn connect(trust: Trust, pair: Pair, timeout: Duration) -> Result<reqwest::Client, Finding> {
@@ -202,17 +310,19 @@ fn connect(trust: Trust, pair: Pair, timeout: Duration) -> Result<reqwest::Clien
 }
 
 fn unreachable(endpoint: &str, error: &reqwest::Error) -> Finding {
-    if let Some((_, words)) = tls::trouble(error) {
-        // TLS 1.3 tells of a missing or unwanted client certificate after the handshake.
-        let cause =
-            if words.contains("ertificateRequired") { Cause::KesNoCertificate } else { Cause::KesTls };
+    if let Some((trouble, words)) = tls::trouble(error) {
+        let cause = match trouble {
+            Trouble::UnknownCa => Cause::KesTlsUnknownCa,
+            Trouble::WrongName => Cause::KesTlsName,
+            Trouble::Expired => Cause::KesTlsExpired,
+            Trouble::NoTls => Cause::KesTlsPlainHttp,
+            // TLS 1.3 tells of a missing or unwanted client certificate after the handshake.
+            Trouble::OurCertificate => Cause::KesIdentityUnknown,
+            Trouble::Other => Cause::KesTls,
+        };
         return cause.seen(format!("KES {endpoint}: {words}"));
     }
-    let mut last: &(dyn std::error::Error + 'static) = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    let words = if error.is_timeout() { "no answer in time".to_owned() } else { last.to_string() };
+    let words = if error.is_timeout() { "no answer in time".to_owned() } else { tls::words(error) };
     Cause::KesUnreachable.seen(format!("KES {endpoint} cannot be reached: {words}"))
 }
 
@@ -221,11 +331,10 @@ fn refused(endpoint: &str, path: &str, status: u16, body: &[u8], key: &Name) -> 
     let message: String = message.chars().filter(|character| !character.is_control()).take(200).collect();
     let seen = format!("KES {endpoint}{path} answered {status} {message}");
     match (status, message.as_str()) {
-        (403, _) => Cause::KesDenied.seen(seen).fix(
-            "add to the policy of MinIO's identity in KES: allow: [/v1/key/create/*, /v1/key/generate/*, \
-             /v1/key/decrypt/*, /v1/key/describe/*, /v1/key/list/*, /v1/status, /v1/api]",
-        ),
-        (400, text) if text.contains("client certificate") => Cause::KesNoCertificate.seen(seen),
+        (403, _) => Cause::KesDenied
+            .seen(seen)
+            .fix(format!("add to the policy of MinIO's identity in KES: {MINIO_S_PATHS}")),
+        (400, text) if text.contains("client certificate") => Cause::KesIdentityUnknown.seen(seen),
         (400, text) if text.contains("not authentic") => Cause::KesRoundTripFailed.seen(seen),
         (404, "key does not exist") => {
             Cause::KesKeyMissing.seen(seen).fix(format!("create the key: `kes key create {key}`"))

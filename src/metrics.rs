@@ -64,6 +64,12 @@ impl Registry {
         self.add(name, IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
+    /// When the certificate ends that is for `usage`; a use is one of a closed set.
+    pub fn not_after(&self, usage: &'static str) -> Gauge {
+        let help = "When a certificate ends, as seconds since 1970; 0 when it is not known";
+        self.gauges("keswarden_tls_not_after_timestamp_seconds", help, &["usage"]).with_label_values(&[usage])
+    }
+
     pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         self.add(name, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }

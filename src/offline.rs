@@ -100,6 +100,7 @@ pub fn stands_in_for(cause: Cause) -> bool {
             | Cause::VaultUninitialised
             | Cause::VaultNoLeader
             | Cause::VaultUnhealthy
+            | Cause::VaultBehindGreenHealth
             | Cause::VaultRateLimited
             | Cause::StoreUnavailable
     )

@@ -11,7 +11,11 @@ use aws_sigv4::{
     sign::v4,
 };
 use serde::Deserialize;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Where MinIO is, and as whom to call it.
 #[derive(Clone)]
@@ -111,17 +115,7 @@ const REGION: &str = "us-east-1";
 
 impl Client {
     pub fn new(config: Config, clock: Clock) -> Result<Self, Error> {
-        let setup = |error: tls::Error| Error::Setup(error.to_string());
-        let tls = tls::client_config(Trust::from_setting(config.ca.as_deref()).map_err(setup)?, None)
-            .map_err(setup)?;
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(config.timeout)
-            .connect_timeout(config.timeout)
-            .build()
-            .map_err(|error| Error::Setup(error.to_string()))?;
+        let http = connect(config.ca.as_deref(), config.timeout)?;
         Ok(Self { http, config, clock })
     }
 
@@ -199,13 +193,53 @@ impl Client {
             .map_err(|error| setup(&error))?;
         instructions.apply_to_request_http1x(&mut request);
         let request = reqwest::Request::try_from(request).map_err(|error| setup(&error))?;
-        let unreachable = |error: reqwest::Error| {
-            let words = tls::trouble(&error).map_or_else(|| innermost(&error), |(_, words)| words);
-            Error::Unreachable { endpoint: endpoint.clone(), words }
-        };
-        let answer = self.http.execute(request).await.map_err(unreachable)?;
-        Ok(Answer { status: answer.status().as_u16(), body: answer.text().await.map_err(unreachable)? })
+        let answer = self.http.execute(request).await.map_err(|error| unreachable(endpoint, &error))?;
+        let status = answer.status().as_u16();
+        let body = answer.text().await.map_err(|error| unreachable(endpoint, &error))?;
+        Ok(Answer { status, body })
     }
+}
+
+/// What a health probe of MinIO's says, which asks for no credentials; the KMS's errors are told there and nowhere else.
+pub async fn probe(
+    endpoint: &str,
+    ca: Option<&Path>,
+    path: &str,
+    timeout: Duration,
+) -> Result<String, Error> {
+    let http = connect(ca, timeout)?;
+    let answer = http.get(format!("{endpoint}{path}")).send().await;
+    let answer = answer.map_err(|error| unreachable(endpoint, &error))?;
+    let status = answer.status().as_u16();
+    let server = answer.headers().get("x-minio-server-status").and_then(|value| value.to_str().ok());
+    let server = server.map(|server| format!(", server status {server}")).unwrap_or_default();
+    let body = answer.text().await.map_err(|error| unreachable(endpoint, &error))?;
+    match status {
+        200 => Ok(format!("{endpoint}{path} answered 200{server}")),
+        _ => Err(refused(&format!("{path}{server}"), &Answer { status, body })),
+    }
+}
+
+fn connect(ca: Option<&Path>, timeout: Duration) -> Result<reqwest::Client, Error> {
+    let setup = |error: tls::Error| Error::Setup(error.to_string());
+    let trust = Trust::from_setting(ca).map_err(setup)?;
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client_config(trust, None).map_err(setup)?)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .timeout(timeout)
+        .connect_timeout(timeout)
+        .build()
+        .map_err(|error| Error::Setup(error.to_string()))
+}
+
+fn unreachable(endpoint: &str, error: &reqwest::Error) -> Error {
+    let words = match tls::trouble(error) {
+        Some((_, words)) => words,
+        None if error.is_timeout() => "no answer in time".to_owned(),
+        None => tls::words(error),
+    };
+    Error::Unreachable { endpoint: endpoint.to_owned(), words }
 }
 
 /// S3 wants the hash of the body in a header, and the path as it is.
@@ -237,15 +271,4 @@ fn failure(answer: &Answer) -> Failure {
 fn refused(what: &str, answer: &Answer) -> Error {
     let Failure { code, message } = failure(answer);
     Error::Refused { what: what.to_owned(), status: answer.status, code, message }
-}
-
-fn innermost(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    let mut last: &(dyn std::error::Error + 'static) = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

@@ -57,13 +57,18 @@ pub trait KeyStore: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// What of our login a person should mend before it stops anything, such as credentials that end soon.
+    async fn standing(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+
     /// What a person might want to change: rights beyond need, history that is too short.
-    async fn notes(&self, _name: &Name) -> Result<Vec<String>, Finding> {
+    async fn notes(&self, _name: &Name) -> Result<Vec<Finding>, Finding> {
         Ok(Vec::new())
     }
 
     /// What a KES on the same store could not do with what is written here now; nothing when there is a way back.
-    async fn caveats(&self) -> Result<Vec<String>, Finding> {
+    async fn caveats(&self) -> Result<Vec<Finding>, Finding> {
         Ok(Vec::new())
     }
 

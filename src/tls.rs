@@ -5,6 +5,7 @@ pub mod pem_password;
 pub mod server;
 pub mod trust;
 
+use crate::cause::{Cause, Finding};
 use rustls::{
     ClientConfig, ServerConfig,
     crypto::CryptoProvider,
@@ -87,6 +88,27 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Er
     }
 }
 
+/// A certificate that ends within so long is told of.
+const AHEAD: f64 = 7.0 * 86_400.0;
+
+/// When a certificate ends, in words; a finding when that is soon, or was before `now`. Both are seconds since 1970.
+pub fn look_ahead(what: &str, not_after: i64, now: f64) -> Result<String, Finding> {
+    let ends =
+        jiff::Timestamp::from_second(not_after).map_or_else(|_| not_after.to_string(), |at| at.to_string());
+    match not_after as f64 - now {
+        left if left <= 0.0 => Err(Cause::CertificateExpiring.seen(format!("{what} has ended at {ends}"))),
+        left if left < AHEAD => Err(Cause::CertificateExpiring.seen(format!("{what} ends at {ends}"))),
+        _ => Ok(format!("{what} ends at {ends}")),
+    }
+}
+
+/// When a certificate ends, in seconds since 1970.
+pub fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}
+
 /// What a failed handshake means to a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -94,6 +116,10 @@ pub enum Trouble {
     WrongName,
     /// Expired, or not valid yet.
     Expired,
+    /// What listens there speaks something else.
+    NoTls,
+    /// The peer does not take our certificate, or misses one.
+    OurCertificate,
     Other,
 }
 
@@ -102,12 +128,47 @@ pub fn trouble(error: &(dyn std::error::Error + 'static)) -> Option<(Trouble, St
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some((kind_of(tls), tls.to_string()));
+            return Some((kind_of(tls), dates(tls).unwrap_or_else(|| tls.to_string())));
         }
         let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = inner.map(|inner| inner as _).or_else(|| error.source());
     }
     None
+}
+
+/// What went wrong, in the words closest to it.
+pub fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    // Where rustls's manual explains it is of no use to who reads a log at night.
+    let words = last.to_string();
+    words.split(": https://docs.rs/").next().unwrap_or(&words).to_owned()
+}
+
+/// A certificate's dates and this machine's, as people read them: rustls tells seconds since 1970.
+fn dates(error: &rustls::Error) -> Option<String> {
+    use rustls::CertificateError as Bad;
+    let at = |time: &rustls::pki_types::UnixTime| {
+        let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |at| at.to_string())
+    };
+    let hour = |time: &rustls::pki_types::UnixTime| at(time).chars().take(13).collect::<String>() + "h UTC";
+    match error {
+        // The clock is told to the hour: what is seen must not change each second.
+        rustls::Error::InvalidCertificate(Bad::ExpiredContext { time, not_after }) => Some(format!(
+            "certificate expired: it ended at {}, and this machine's clock says {}",
+            at(not_after),
+            hour(time)
+        )),
+        rustls::Error::InvalidCertificate(Bad::NotValidYetContext { time, not_before }) => Some(format!(
+            "certificate not valid yet: it begins at {}, and this machine's clock says {}",
+            at(not_before),
+            hour(time)
+        )),
+        _ => None,
+    }
 }
 
 fn kind_of(error: &rustls::Error) -> Trouble {
@@ -119,8 +180,25 @@ fn kind_of(error: &rustls::Error) -> Trouble {
             Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
                 Trouble::Expired
             }
+            // As a plain `openssl req -x509` makes them: a CA that nobody has listed.
+            Bad::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => Trouble::UnknownCa,
             _ => Trouble::Other,
         },
+        rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => Trouble::NoTls,
+        rustls::Error::AlertReceived(alert) => {
+            use rustls::AlertDescription as Alert;
+            match alert {
+                Alert::UnknownCA
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::CertificateRequired
+                | Alert::AccessDenied => Trouble::OurCertificate,
+                _ => Trouble::Other,
+            }
+        }
         _ => Trouble::Other,
     }
 }

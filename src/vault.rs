@@ -8,7 +8,9 @@ mod endpoints;
 mod entry;
 pub mod lease;
 pub mod login;
+mod refusals;
 mod session;
+mod standing;
 pub mod transport;
 pub mod verdict;
 
@@ -18,11 +20,13 @@ use crate::{
     metrics::{self, Registry},
     secret::Secret,
     shutdown::Hangups,
+    tls::trust::PeerEnds,
 };
 use endpoints::{Call, Headers};
-use lease::{Action, Lease};
+use lease::{Action, Failed, Lease};
 use login::Login;
 use prometheus::{Gauge, HistogramVec, IntCounterVec};
+pub use refusals::Refusals;
 use rustify::endpoint::Endpoint;
 use session::Heritage;
 use std::{
@@ -30,7 +34,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use transport::{Transport, Wire};
+use transport::{FailureKind, Transport, Wire};
 use verdict::{Answer, Asked};
 
 /// Where Vault is and who we are.
@@ -62,15 +66,25 @@ pub struct Client {
     session: Mutex<Session>,
     /// Held while somebody logs in: the others wait and use what it got.
     logging_in: tokio::sync::Mutex<()>,
+    /// There is another token, or none.
+    changed: tokio::sync::Notify,
     heritage: Heritage,
+    refusals: Refusals,
+    /// When Vault's certificate ends.
+    ends: PeerEnds,
+    chance: Chance,
     metrics: Metrics,
 }
+
+/// Gives numbers from 0 up to 1, for jitter.
+pub type Chance = Box<dyn Fn() -> f64 + Send + Sync>;
 
 #[derive(Default)]
 struct Session {
     token: Option<Arc<Secret>>,
     lease: Lease,
-    refused: login::Refused,
+    /// The token that was granted last, and when.
+    granted: Option<(Arc<Secret>, Instant)>,
     /// When a login last failed, and why.
     failed: Option<(Instant, Finding)>,
     /// The token of the process before was tried.
@@ -81,6 +95,12 @@ struct Session {
     quiet_until: Option<Instant>,
     /// A clock that is wrong was told of.
     told_of_skew: bool,
+    /// The token whose standing was looked at last, and when.
+    inspected: Option<(Arc<Secret>, Instant)>,
+    /// Why the login could not be kept, as last logged.
+    said: Option<(Cause, Instant)>,
+    /// What was told of our standing.
+    told: Vec<Finding>,
 }
 
 struct Metrics {
@@ -88,46 +108,84 @@ struct Metrics {
     logins: IntCounterVec,
     token_expiry: Gauge,
     last_renewal: Gauge,
+    secret_id_expiry: Gauge,
+    certificate: Gauge,
+    own_certificate: Gauge,
     skew: Gauge,
     state: metrics::States<4>,
 }
 
-/// What `seal-status` says.
+/// What `sys/seal-status` says, and `sys/health`, as far as each does.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct SealStatus {
-    initialized: bool,
-    sealed: bool,
+    initialized: Option<bool>,
+    sealed: Option<bool>,
     t: u64,
     progress: u64,
+    standby: bool,
 }
 
-/// How often an idle lease is looked at: a login on the way of a request may have changed it.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often an idle lease is looked at: no timer runs while a machine is suspended, and tokens end all the same.
+const LOOK: Duration = Duration::from_secs(60);
+/// Between lines that say the same.
+const REMIND: Duration = Duration::from_secs(60);
 /// No pause is longer, whatever Vault asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A standby is behind its leader (≤ 102 ms seen), for a token as for a key.
+const LAG: Duration = Duration::from_millis(150);
+const YOUNG: Duration = Duration::from_secs(1);
+/// The bound of a question for the seal status, which costs nothing to answer.
+const SEAL_STATUS: Duration = Duration::from_secs(2);
+/// How often the addresses that are not asked now are looked at.
+const LOOK_AROUND: Duration = Duration::from_secs(60);
+/// The bound of a look at the health page, which costs nothing to answer.
+const HEALTH: Duration = Duration::from_secs(1);
 /// Seconds that two clocks may differ by: certificates that are just made become valid no later.
 const MOST_SKEW: f64 = 60.0;
 
 // === impl Client ===
 
 impl Client {
-    pub fn new(config: Config, registry: &Registry, clock: Clock) -> Result<Self, Finding> {
-        let transport = transport::Real::new(&config, clock.clone())?;
-        Ok(Self::over(Arc::new(transport), config, registry, clock))
+    /// `refusals` is what this process knows of credentials that were not taken.
+    pub fn new(
+        config: Config,
+        registry: &Registry,
+        clock: Clock,
+        refusals: Refusals,
+    ) -> Result<Self, Finding> {
+        let ends = PeerEnds::default();
+        let transport = transport::Real::new(&config, clock.clone(), ends.clone())?;
+        Ok(Self {
+            ends,
+            ..Self::over(Arc::new(transport), config, registry, clock, refusals, Box::new(chance))
+        })
     }
 
-    /// A client whose bytes go over `transport`.
-    pub fn over(transport: Arc<dyn Transport>, config: Config, registry: &Registry, clock: Clock) -> Self {
+    /// A client whose bytes go over `transport`, and whose jitter comes from `chance`.
+    pub fn over(
+        transport: Arc<dyn Transport>,
+        config: Config,
+        registry: &Registry,
+        clock: Clock,
+        refusals: Refusals,
+        chance: Chance,
+    ) -> Self {
         let heritage = Heritage::new(&config, clock.clone());
-        let refused = login::Refused::remembered(heritage.refusal(), clock.now());
+        if let Some(refusal) = heritage.refusal() {
+            refusals.remember(refusal, clock.theirs());
+        }
         Self {
             wire: Wire::new(config.addresses.clone(), transport, registry),
             config,
             clock,
-            session: Mutex::new(Session { refused, ..Session::default() }),
+            session: Mutex::default(),
             logging_in: tokio::sync::Mutex::default(),
+            changed: tokio::sync::Notify::new(),
             heritage,
+            refusals,
+            ends: PeerEnds::default(),
+            chance,
             metrics: Metrics::new(registry),
         }
     }
@@ -136,41 +194,86 @@ impl Client {
         &self.config.address
     }
 
-    /// Reachable, initialised and unsealed.
+    /// Reachable, initialised and unsealed: the node that answered last, or another one when it is not.
     pub async fn unsealed(&self) -> Result<(), Finding> {
-        let mut result = self.seal_state().await;
-        for _ in 1..self.wire.len() {
-            if result.is_ok() {
-                break;
+        let mut turn = self.wire.turn();
+        let first = turn.next().expect("there must be an address");
+        let mut worst = match self.seal_state(first).await {
+            Ok(()) => return Ok(()),
+            Err(finding) => finding,
+        };
+        // At once: each may hang for as long as one.
+        let others = turn.map(|at| async move { (at, self.seal_state(at).await) });
+        for (at, state) in futures_util::future::join_all(others).await {
+            match state {
+                Ok(()) => {
+                    self.wire.prefer(at);
+                    return Ok(());
+                }
+                Err(finding) if telling(finding.cause) > telling(worst.cause) => worst = finding,
+                Err(_) => {}
             }
-            // Another node may be well; what is said of the first is what is told.
-            self.wire.pass();
-            result = self.seal_state().await.or(result);
         }
-        self.metrics.state.set(match &result {
-            Ok(()) => "unsealed",
-            Err(Finding { cause: Cause::VaultSealed, .. }) => "sealed",
-            Err(Finding { cause: Cause::VaultUninitialised, .. }) => "uninitialised",
-            Err(_) => "unreachable",
-        });
+        Err(worst)
+    }
+
+    async fn seal_state(&self, at: usize) -> Result<(), Finding> {
+        let asked = Asked { what: "asking for the seal status", path: "sys/seal-status" };
+        let call = Call::get(asked.path);
+        let begun = self.clock.now();
+        let bound = SEAL_STATUS.min(self.config.timeout);
+        let answer = self.wire.send_within(bound, at, &call, &Headers::none()).await;
+        self.observe(&asked, begun, &answer);
+        let place = Config { address: self.wire.address(at).to_owned(), ..self.config.clone() };
+        let answer = answer.map_err(|failure| verdict::unreachable(&asked, &place, &failure));
+        let result = answer.and_then(|answer| self.judge_seal_state(&asked, &place, &answer));
+        self.note_state(result.as_ref().err().map(|finding| finding.cause));
         result
     }
 
-    async fn seal_state(&self) -> Result<(), Finding> {
-        let asked = Asked { what: "asking for the seal status", path: "sys/seal-status" };
-        let answer = self.send(&asked, Call::get("sys/seal-status"), &Headers::none()).await?;
+    fn judge_seal_state(&self, asked: &Asked<'_>, place: &Config, answer: &Answer) -> Result<(), Finding> {
         if answer.status != 200 {
-            return Err(verdict::of(&asked, &self.config, &answer));
+            return Err(verdict::of(asked, place, answer));
         }
-        let status: SealStatus = answer.json().ok_or_else(|| verdict::not_vault(&self.config, &answer))?;
-        let SealStatus { initialized, sealed, t, progress } = status;
-        let address = &self.config.address;
+        let status: Option<SealStatus> = answer.json();
+        let Some(SealStatus { initialized: Some(initialized), sealed: Some(sealed), t, progress, .. }) =
+            status
+        else {
+            return Err(verdict::not_vault(place, answer));
+        };
+        let address = &place.address;
         match (initialized, sealed) {
             (false, _) => Err(Cause::VaultUninitialised.seen(format!("Vault {address} is not initialised"))),
             (true, true) => Err(Cause::VaultSealed
                 .seen(format!("Vault {address} is sealed (unseal progress {progress} of {t} keys)"))),
             (true, false) => Ok(()),
         }
+    }
+
+    /// What Vault last was: every answer says so, and so does none.
+    fn note_state(&self, trouble: Option<Cause>) {
+        self.metrics.state.set(match trouble {
+            Some(Cause::VaultSealed) => "sealed",
+            Some(Cause::VaultUninitialised) => "uninitialised",
+            Some(
+                Cause::VaultUnreachable
+                | Cause::VaultUnreachableRefused
+                | Cause::VaultUnreachableTimeout
+                | Cause::VaultUnreachableDns
+                | Cause::VaultTlsUnknownCa
+                | Cause::VaultTlsName
+                | Cause::VaultTlsExpired
+                | Cause::VaultTlsPlainHttp
+                | Cause::VaultTlsOther,
+            ) => "unreachable",
+            _ => "unsealed",
+        });
+    }
+
+    fn observe(&self, asked: &Asked<'_>, begun: Instant, answer: &Result<Answer, transport::Failure>) {
+        let code = answer.as_ref().map_or_else(|_| "none".to_owned(), |answer| answer.status.to_string());
+        let elapsed = (self.clock.now() - begun).as_secs_f64();
+        self.metrics.requests.with_label_values(&[verdict::operation(asked.path), &code]).observe(elapsed);
     }
 
     /// Logged in: there is a token that Vault takes.
@@ -180,15 +283,33 @@ impl Client {
 
     /// Sends a request as us. A dead token is replaced once.
     pub async fn ask(&self, asked: &Asked<'_>, endpoint: impl Endpoint + Clone) -> Result<Answer, Finding> {
-        for attempt in 0..2 {
+        self.ask_in(self.config.namespace.clone(), asked, endpoint).await
+    }
+
+    async fn ask_in(
+        &self,
+        namespace: Option<String>,
+        asked: &Asked<'_>,
+        endpoint: impl Endpoint + Clone,
+    ) -> Result<Answer, Finding> {
+        let (mut died, mut was_too_soon) = (false, false);
+        loop {
             let token = self.token().await?;
-            let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
+            let headers = Headers::with(Some(token.clone()), namespace.clone());
             let answer = self.send(asked, endpoint.clone(), &headers).await?;
-            if answer.status != 403 || !self.token_is_dead(&headers).await? {
+            if answer.status != 403 || !answer.is_vaults() {
                 return Ok(answer);
             }
+            let is_young = self.is_young(&token);
+            if !self.token_is_dead(&token, &headers).await? {
+                // A standby may have heard of a fresh token by now.
+                if !is_young || std::mem::replace(&mut was_too_soon, true) {
+                    return Ok(answer);
+                }
+                continue;
+            }
             self.forget(&token);
-            if attempt == 1 || !self.config.login.can_repeat() {
+            if std::mem::replace(&mut died, true) || !self.config.login.can_repeat() {
                 break;
             }
         }
@@ -227,8 +348,14 @@ impl Client {
     /// it is dropped.
     pub async fn keep(&self) {
         let mut hangups = Hangups::listen().ok();
+        let mut looked = self.clock.now();
         loop {
-            let action = self.lock().lease.next(self.clock.now());
+            self.inspect().await;
+            if self.clock.now() - looked >= LOOK_AROUND {
+                looked = self.clock.now();
+                self.look_around().await;
+            }
+            let action = self.lock().lease.next(self.clock.theirs());
             match action {
                 Action::Wait(delay) => {
                     let hangup = async {
@@ -239,78 +366,121 @@ impl Client {
                     };
                     tokio::select! {
                         () = tokio::time::sleep(delay.min(LOOK)) => {}
+                        // A login on the way of a request has changed it.
+                        () = self.changed.notified() => {}
                         () = hangup => self.try_again(),
                     }
                 }
                 Action::Renew => self.renew().await,
                 Action::Login => {
                     if let Err(finding) = self.login().await {
-                        tracing::warn!(cause = finding.cause.id(), "cannot renew the login: {finding}");
-                        self.lock().lease.failed(self.clock.now(), chance());
+                        self.say("cannot renew the login", &finding);
+                        self.lock().lease.login_failed(self.clock.theirs(), (self.chance)());
                     }
                 }
             }
         }
     }
 
+    /// Nodes that are not asked may be well again, or no longer.
+    async fn look_around(&self) {
+        let call = Call::get("sys/seal-status");
+        let bound = SEAL_STATUS.min(self.config.timeout);
+        let others = self.wire.turn().skip(1).map(|at| {
+            let call = &call;
+            async move { drop(self.wire.send_within(bound, at, call, &Headers::none()).await) }
+        });
+        futures_util::future::join_all(others).await;
+    }
+
     /// Somebody says that what was refused is worth another try.
     fn try_again(&self) {
         self.heritage.drop_refusal();
-        let mut session = self.lock();
-        (session.refused, session.failed) = (login::Refused::default(), None);
+        self.refusals.clear();
+        self.lock().failed = None;
     }
 
     async fn renew(&self) {
         let Some(token) = self.lock().token.clone() else { return };
-        let headers = Headers::with(Some(token), self.config.namespace.clone());
+        let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
         let asked = Asked { what: "renewing the token", path: "auth/token/renew-self" };
         let empty = serde_json::json!({});
-        let sent = self.clock.now();
-        let answer = self.send(&asked, Call::post(asked.path, &empty), &headers).await;
-        let granted = match answer {
-            Ok(answer) if answer.status == 200 => {
-                answer.json::<login::Answered>().map(|answered| answered.auth)
-            }
+        let sent = self.clock.theirs();
+        let granted = match self.send(&asked, Call::post(asked.path, &empty), &headers).await {
+            Ok(answer) if answer.status == 200 => match answer.json::<login::Answered>() {
+                Some(answered) => Ok(answered.auth),
+                None => Err((verdict::not_vault(&self.config, &answer), Failed::Away)),
+            },
             Ok(answer) => {
-                let finding = verdict::of(&asked, &self.config, &answer);
-                tracing::warn!(
-                    cause = finding.cause.id(),
-                    "cannot renew the token, logging in anew: {finding}"
-                );
-                None
+                let why = if verdict::is_away(&answer) { Failed::Away } else { Failed::Refused };
+                Err((verdict::of(&asked, &self.config, &answer), why))
             }
-            Err(finding) => {
-                tracing::warn!(cause = finding.cause.id(), "cannot renew the token: {finding}");
-                None
-            }
+            Err(finding) => Err((finding, Failed::Away)),
         };
         let mut session = self.lock();
+        if session.token.as_ref().is_none_or(|held| !Arc::ptr_eq(held, &token)) {
+            // Another one has come meanwhile.
+            return;
+        }
         match granted {
-            Some(granted) => {
-                session.lease.renewed(sent, granted.ttl(), granted.renewable, chance());
+            Ok(granted) => {
+                session.lease.renewed(sent, granted.ttl(), granted.renewable, (self.chance)());
                 self.metrics.last_renewal.set(self.clock.unix_seconds());
                 self.metrics.expires(&self.clock, granted.ttl());
             }
-            None => session.lease.renewal_failed(self.clock.now()),
+            Err((finding, why)) => {
+                drop(session);
+                let then = if why == Failed::Away { "trying again" } else { "logging in anew" };
+                self.say(&format!("cannot renew the token, {then}"), &finding);
+                let mut session = self.lock();
+                session.lease.renewal_failed(self.clock.theirs(), why, (self.chance)());
+            }
+        }
+    }
+
+    /// At once when the cause is another one than the last, and then not each time.
+    fn say(&self, what: &str, finding: &Finding) {
+        let now = self.clock.now();
+        let mut session = self.lock();
+        let is_known = session.said.is_some_and(|(cause, at)| cause == finding.cause && now - at < REMIND);
+        if !is_known {
+            session.said = Some((finding.cause, now));
+            tracing::warn!(cause = finding.cause.id(), "{what}: {finding}");
         }
     }
 
     /// After a 403: is it the token (then log in), or the policy (then say so)?
-    async fn token_is_dead(&self, headers: &Headers) -> Result<bool, Finding> {
+    async fn token_is_dead(&self, token: &Arc<Secret>, headers: &Headers) -> Result<bool, Finding> {
         let asked = Asked { what: "looking up the token", path: "auth/token/lookup-self" };
-        let answer = self.send(&asked, Call::get(asked.path), headers).await?;
-        if !matches!(answer.status, 200 | 403) {
-            return Err(verdict::of(&asked, &self.config, &answer));
+        loop {
+            let answer = self.send(&asked, Call::get(asked.path), headers).await?;
+            if !matches!(answer.status, 200 | 403) || !answer.is_vaults() {
+                return Err(verdict::of(&asked, &self.config, &answer));
+            }
+            // Without a grant to look itself up a live token is refused in other words than a dead one.
+            let is_known = answer.status == 200
+                || answer.errors().iter().any(|error| error.contains("1 error occurred"));
+            if is_known || !self.is_young(token) {
+                return Ok(!is_known);
+            }
+            tokio::time::sleep(LAG).await;
         }
-        // Without a grant to look itself up a live token is refused in other words than a dead one.
-        Ok(answer.status == 403 && !answer.errors().iter().any(|error| error.contains("1 error occurred")))
+    }
+
+    /// It was granted a moment ago: a standby that does not know it yet is no judge of it.
+    fn is_young(&self, token: &Arc<Secret>) -> bool {
+        let session = self.lock();
+        let granted = session.granted.as_ref().filter(|(known, _)| Arc::ptr_eq(known, token));
+        granted.is_some_and(|(_, at)| self.clock.theirs() < *at + YOUNG)
     }
 
     fn forget(&self, token: &Arc<Secret>) {
         let mut session = self.lock();
         if session.token.as_ref().is_some_and(|held| Arc::ptr_eq(held, token)) {
             session.token = None;
-            session.lease = Lease::default();
+            session.lease.died();
+            self.changed.notify_one();
+            self.metrics.expires(&self.clock, None);
         }
     }
 
@@ -320,37 +490,60 @@ impl Client {
         endpoint: impl Endpoint + Clone,
         headers: &Headers,
     ) -> Result<Answer, Finding> {
-        let started = self.clock.now();
-        self.keep_quiet(asked, started)?;
-        let result = self.wire.send(endpoint, headers).await;
+        self.keep_quiet()?;
+        let begun = self.clock.now();
+        let (at, mut result) = self.wire.send(endpoint, headers).await;
         if let Ok(answer) = &result {
             self.listen(answer);
         }
-        let code = match &result {
-            Ok(answer) => answer.status.to_string(),
-            Err(_) => "none".to_owned(),
+        self.observe(asked, begun, &result);
+        let is_odd = match &result {
+            Ok(answer) => answer.may_be_behind_green_health(),
+            Err(failure) => failure.kind == FailureKind::Timeout,
         };
-        let elapsed = (self.clock.now() - started).as_secs_f64();
-        self.metrics.requests.with_label_values(&[verdict::operation(asked.path), &code]).observe(elapsed);
-        result.map_err(|failure| verdict::unreachable(asked, &self.config, &failure))
+        if is_odd && self.health_is_green(at).await {
+            match &mut result {
+                Ok(answer) => answer.behind_green_health = true,
+                Err(failure) => return Err(verdict::behind_green_health(asked, &self.config, failure)),
+            }
+        }
+        let result = result.map_err(|failure| verdict::unreachable(asked, &self.config, &failure));
+        self.note_state(match &result {
+            Ok(answer) if answer.status == 503 && answer.says("Vault is sealed") => Some(Cause::VaultSealed),
+            Ok(_) => None,
+            Err(finding) => Some(finding.cause),
+        });
+        result
+    }
+
+    /// The health page says active or standby, and unsealed. It takes neither a token nor a namespace, and no audit device hears of it.
+    async fn health_is_green(&self, at: usize) -> bool {
+        let health = self.health(at).await;
+        health.is_some_and(|health| health.initialized == Some(true) && health.sealed == Some(false))
+    }
+
+    async fn health(&self, at: usize) -> Option<SealStatus> {
+        let call = Call::get("sys/health").query(Some("standbyok=true&perfstandbyok=true"));
+        self.wire.send_within(HEALTH, at, &call, &Headers::none()).await.ok()?.json()
     }
 
     /// Vault asked for a pause, and it lasts: it is not asked.
-    fn keep_quiet(&self, asked: &Asked<'_>, now: Instant) -> Result<(), Finding> {
-        let until = self.lock().quiet_until.filter(|until| now < *until && asked.path != "sys/seal-status");
-        until.map_or(Ok(()), |until| {
-            let left = crate::clock::human(until - now);
-            let address = &self.config.address;
-            Err(Cause::VaultRateLimited
-                .seen(format!("Vault {address} answered 429 and asked for a pause: {left} are left of it")))
-        })
+    fn keep_quiet(&self) -> Result<(), Finding> {
+        let now = self.clock.theirs();
+        let lasts = self.lock().quiet_until.is_some_and(|until| now < until);
+        if !lasts {
+            return Ok(());
+        }
+        let address = &self.config.address;
+        Err(Cause::VaultRateLimited
+            .seen(format!("Vault {address} answered 429 and asked for a pause, which is kept")))
     }
 
     /// What an answer says beside what was asked: when to come again, and what time it is.
     fn listen(&self, answer: &Answer) {
         let mut session = self.lock();
         if let (429, Some(pause)) = (answer.status, answer.retry_after) {
-            session.quiet_until = Some(self.clock.now() + pause.min(LONGEST_PAUSE));
+            session.quiet_until = Some(self.clock.theirs() + pause.min(LONGEST_PAUSE));
         }
         let Some(date) = answer.date else { return };
         let skew = self.clock.unix_seconds() - date.as_second() as f64;
@@ -366,6 +559,19 @@ impl Client {
 
     fn lock(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Of several nodes that are not well, the one that says most.
+fn telling(cause: Cause) -> u8 {
+    match cause {
+        Cause::VaultSealed => 3,
+        Cause::VaultUninitialised => 2,
+        Cause::VaultUnreachableRefused
+        | Cause::VaultUnreachableTimeout
+        | Cause::VaultUnreachableDns
+        | Cause::VaultUnreachable => 0,
+        _ => 1,
     }
 }
 
@@ -399,6 +605,12 @@ impl Metrics {
                 "keswarden_vault_token_last_renewal_timestamp_seconds",
                 "When the Vault token was last renewed; 0 when never",
             ),
+            secret_id_expiry: registry.gauge(
+                "keswarden_secret_id_expiry_timestamp_seconds",
+                "When the AppRole's secret_id expires; 0 when it never does, or the policy does not let us know",
+            ),
+            certificate: registry.not_after("vault"),
+            own_certificate: registry.not_after("vault_client"),
             skew: registry.gauge(
                 "keswarden_vault_clock_skew_seconds",
                 "This machine's clock less Vault's, as its last answer told",

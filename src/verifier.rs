@@ -146,6 +146,8 @@ impl Verifier {
 
     fn report(&mut self, results: &[Verified]) {
         let mut keys = serde_json::Map::new();
+        // An outage concerns every key, and is one thing that happened.
+        let mut happened = Vec::new();
         for Verified { name, result, oddity } in results {
             self.tell_oddity(name.as_str(), oddity.as_ref());
             let cause = result.as_ref().err().map(|finding| finding.cause);
@@ -163,24 +165,33 @@ impl Verifier {
             match result {
                 _ if before == cause => {}
                 Ok(()) => {
-                    self.health.happened(Severity::Normal, "key_verified", "a key is verified again");
+                    happened.push((Severity::Normal, "key_verified", "a key is verified again".to_owned()));
                     tracing::info!(key = %name, "the key is verified again");
                 }
                 Err(finding) if is_lost(finding) => {
                     let says =
                         format!("sealing with a key has stopped: {}; fix: {}", finding.seen, finding.fix);
-                    self.health.happened(Severity::Warning, finding.cause.id(), says);
+                    happened.push((Severity::Warning, finding.cause.id(), says));
                     tracing::error!(key = %name, cause = finding.cause.id(), "sealing with the key has stopped: {finding}");
                 }
                 Err(finding) if finding.cause == Cause::KeyDeleted => {
+                    let says = format!(
+                        "a key was deleted, and is served on: {}; fix: {}",
+                        finding.seen, finding.fix
+                    );
+                    happened.push((Severity::Warning, finding.cause.id(), says));
                     tracing::error!(key = %name, cause = finding.cause.id(), "the key goes on being served, but nobody can load it now: {finding}");
                 }
                 Err(finding) => {
                     let says = format!("keys are served unverified: {}; fix: {}", finding.seen, finding.fix);
-                    self.health.happened(Severity::Warning, finding.cause.id(), says);
+                    happened.push((Severity::Warning, finding.cause.id(), says));
                     tracing::warn!(key = %name, cause = finding.cause.id(), "the key goes on being served, unverified: {finding}");
                 }
             }
+        }
+        happened.dedup();
+        for (severity, reason, says) in happened {
+            self.health.happened(severity, reason, says);
         }
         self.health.note("verification", keys.into());
     }

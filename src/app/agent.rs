@@ -41,7 +41,7 @@ struct Certificates {
 }
 
 /// How often our certificates are looked at.
-const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
+const RENEWAL_LOOK: Duration = Duration::from_secs(60);
 /// The bound of one request to MinIO.
 const S3_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -61,9 +61,7 @@ impl Parts {
             .ensure(clock::unix(base.clock.wall()) as i64)
             .map_err(|error| Cause::RunDirUnusable.seen(error.to_string()))?;
         let (store, pins) = base.open_pinned(store, &settings.store, &settings.pins)?;
-        let help = "When a certificate ends";
-        let not_after = base.registry.gauges("keswarden_tls_not_after_timestamp_seconds", help, &["usage"]);
-        let not_after = not_after.with_label_values(&["server"]);
+        let not_after = base.registry.not_after("server");
         Ok(Self { settings, store, pins, certificates: Certificates { run_dir, not_after } })
     }
 

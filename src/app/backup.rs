@@ -99,7 +99,7 @@ fn evidence_for(settings: &Settings, backup: &Backup) -> Result<Vec<evidence::Fi
 
 fn open(settings: &Settings) -> Result<(Base, Arc<dyn KeyStore>, Pins), Finding> {
     memory::protect();
-    let base = Base::new(None, settings.drain_timeout);
+    let base = Base::beside(None, settings);
     let (store, pins) = base.open_pinned(None, &settings.store, &settings.pins)?;
     Ok((base, store, pins))
 }

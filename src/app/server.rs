@@ -9,7 +9,7 @@ use super::{Base, Stopped, notify};
 use crate::{
     cause::{Cause, Finding},
     config::{
-        PinSettings,
+        self, PinSettings,
         kes_yaml::{KesYaml, Tls},
         server::ServerSettings,
     },
@@ -119,6 +119,7 @@ impl Parts {
             pins,
             pin_settings: own.pins,
             store_content: store_content(&first),
+            tried: None,
             now: first,
             store,
             given,
@@ -226,6 +227,8 @@ struct Configuration {
     pin_settings: PinSettings,
     /// What the key store in use was opened with, its files included.
     store_content: [u8; 32],
+    /// One that did not pass yet, and what it was opened with.
+    tried: Option<([u8; 32], Arc<dyn KeyStore>, Pins)>,
     given: bool,
     /// The level is that of our own setting, whatever the file says.
     level_is_set: bool,
@@ -349,10 +352,7 @@ impl Configuration {
         let mut work = None;
         if moved || next.keys != self.now.keys {
             let (store, pins) = match moved {
-                true => {
-                    let opened = self.base.open_pinned(None, &next.store, &self.pin_settings);
-                    opened.map_err(Unchanged::NotYet)?
-                }
+                true => self.trial(store_content, &next.store)?,
                 false => (self.store.clone(), self.pins.clone()),
             };
             let gate = gate_config(&next, None, pins.clone());
@@ -363,7 +363,7 @@ impl Configuration {
                 is_the_same(&keyring, &writer, &store.describe()).await.map_err(Unchanged::NotYet)?;
                 keyring = fresh;
                 work = Some(at_work(store.clone(), writer));
-                (self.store, self.pins) = (store, pins);
+                (self.store, self.pins, self.tried) = (store, pins, None);
             }
         }
         for warning in &next.warnings {
@@ -380,6 +380,23 @@ impl Configuration {
         self.publish.tls.send_replace(tls);
         (self.now, self.store_content) = (next, store_content);
         Ok(work)
+    }
+
+    /// The key store that the file names now: the one that was tried before, with its login, while that file stays.
+    fn trial(
+        &mut self,
+        content: [u8; 32],
+        store: &config::Store,
+    ) -> Result<(Arc<dyn KeyStore>, Pins), Unchanged> {
+        if let Some((known, store, pins)) = &self.tried
+            && *known == content
+        {
+            return Ok((store.clone(), pins.clone()));
+        }
+        let (store, pins) =
+            self.base.open_pinned(None, store, &self.pin_settings).map_err(Unchanged::NotYet)?;
+        self.tried = Some((content, store.clone(), pins.clone()));
+        Ok((store, pins))
     }
 
     fn said(&self, result: Result<(), Unchanged>) {

@@ -250,9 +250,5 @@ fn reason(error: &reqwest::Error) -> String {
         None if error.is_timeout() => return "no answer in time".to_owned(),
         None => {}
     }
-    let mut last: &(dyn std::error::Error + 'static) = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
+    tls::words(error)
 }

@@ -1,13 +1,15 @@
-//! `keswarden doctor`: every check of the gate once, as a table or as JSON.
+//! `keswarden doctor`: every check once, as a table or as JSON.
 
 use super::{SetUp, block_on, code_of, with_settings};
 use crate::{
-    app::{self, Deps},
-    exit,
-    gate::Row,
-    names::Name,
+    app::{
+        Deps,
+        doctor::{self, Outcome, Row},
+    },
+    clock, exit,
 };
 use clap::Args;
+use serde_json::{Value, json};
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -21,48 +23,56 @@ pub(super) struct Options {
 pub(super) fn main(options: Options) -> u8 {
     let Options { set_up, json } = options;
     with_settings(set_up, |settings| {
-        let key = settings.key.clone();
-        let rows = match block_on(app::doctor(settings, Deps::default())) {
+        let rows = match block_on(doctor::examine(settings, Deps::default())) {
             Ok(rows) => rows,
             Err(stopped) => return code_of(Err(stopped)),
         };
         if json {
-            print_json(&rows, &key)
+            println!("{}", rows.iter().map(as_json).collect::<Value>());
         } else {
-            print_table(&rows, &key)
+            print_table(&rows);
         }
-        let findings = rows.iter().filter_map(|row| row.result.as_ref()?.as_ref().err());
-        exit::worst(findings.map(|finding| finding.cause.exit_code()))
+        exit::worst(rows.iter().filter_map(|row| match &row.outcome {
+            Outcome::Failed(finding) => Some(finding.cause.exit_code()),
+            _ => None,
+        }))
     })
 }
 
-fn print_table(rows: &[Row], key: &Name) {
-    for Row { check, result } in rows {
-        let what = check.what(std::slice::from_ref(key));
-        match result {
-            None => println!("skipped  {what}: an earlier check failed"),
-            Some(Ok(seen)) => println!("ok       {what}: {seen}"),
-            Some(Err(finding)) => {
-                println!("FAILED   {what}: {}: {}", finding.cause, finding.seen);
-                println!("         fix: {}", finding.fix);
+/// A line each, what is wrong in the next two; columns are as wide as they must be.
+fn print_table(rows: &[Row]) {
+    let width = rows.iter().map(|row| row.what.chars().count()).max().unwrap_or_default();
+    println!("{:<7}  {:>6}  {:<width$}  SEEN", "STATE", "TOOK", "CHECK");
+    for Row { what, outcome, took } in rows {
+        let (state, seen, fix) = match outcome {
+            Outcome::Well(seen) => ("ok", seen.clone(), None),
+            Outcome::Skipped(why) => ("skipped", (*why).to_owned(), None),
+            Outcome::Warning(finding) => {
+                ("warning", format!("{}: {}", finding.cause, finding.seen), Some(&finding.fix))
             }
+            Outcome::Failed(finding) => {
+                ("FAILED", format!("{}: {}", finding.cause, finding.seen), Some(&finding.fix))
+            }
+        };
+        println!("{state:<7}  {:>6}  {what:<width$}  {seen}", clock::human(*took));
+        if let Some(fix) = fix {
+            println!("{:<7}  {:>6}  {:<width$}  fix: {fix}", "", "", "");
         }
     }
 }
 
-fn print_json(rows: &[Row], key: &Name) {
-    let rows: Vec<_> = rows
-        .iter()
-        .map(|Row { check, result }| {
-            let what = check.what(std::slice::from_ref(key));
-            match result {
-                None => serde_json::json!({ "check": what, "state": "skipped" }),
-                Some(Ok(seen)) => serde_json::json!({ "check": what, "state": "ok", "seen": seen }),
-                Some(Err(finding)) => serde_json::json!({
-                    "check": what, "state": "failed", "cause": finding.cause.id(), "seen": finding.seen, "fix": finding.fix,
-                }),
-            }
-        })
-        .collect();
-    println!("{}", serde_json::Value::from(rows));
+fn as_json(Row { what, outcome, took }: &Row) -> Value {
+    let (state, more) = match outcome {
+        Outcome::Well(seen) => ("ok", json!({ "seen": seen })),
+        Outcome::Skipped(why) => ("skipped", json!({ "why": why })),
+        Outcome::Warning(finding) | Outcome::Failed(finding) => {
+            let state = if matches!(outcome, Outcome::Failed(_)) { "failed" } else { "warning" };
+            (state, json!({ "cause": finding.cause.id(), "seen": finding.seen, "fix": finding.fix }))
+        }
+    };
+    let mut row = json!({ "check": what, "state": state, "seconds": took.as_secs_f64() });
+    if let (Some(row), Value::Object(more)) = (row.as_object_mut(), more) {
+        row.extend(more);
+    }
+    row
 }

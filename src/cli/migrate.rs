@@ -105,7 +105,7 @@ async fn migrate(options: Options) -> Result<u8, String> {
         glob::Pattern::new(&options.pattern).map_err(|error| format!("invalid pattern: {error}"))?;
     let (source, target) = (open(from).await?, open(to).await?);
     for caveat in target.caveats().await.map_err(|finding| finding.to_string())? {
-        eprintln!("Warning: {}: {caveat}", target.describe());
+        eprintln!("Warning: {}: {}; {}", target.describe(), caveat.seen, caveat.cause.meaning());
     }
     let mut names: Vec<_> = source.list().await.map_err(|finding| finding.to_string())?;
     names.retain(|name| pattern.matches(name));

@@ -165,7 +165,7 @@ fn endpoints(text: &str) -> Result<Vec<String>, Finding> {
             Err(Cause::MinioEnvIncomplete.seen(format!("{ENDPOINT} names no endpoint")))
         }
         None => Ok(endpoints),
-        Some(endpoint) => Err(Cause::KesTls
+        Some(endpoint) => Err(Cause::KesTlsPlainHttp
             .seen(format!("{ENDPOINT} names {endpoint:?}, which is not https://"))
             .fix("write https:// in front: KES speaks TLS only")),
     }
@@ -221,7 +221,7 @@ mod tests {
             cause(&env(&[(ENDPOINT, "https://kes:7373"), (API_KEY, "k"), (CERT_FILE, "c")])),
             Cause::MinioEnvConflict
         );
-        assert_eq!(cause(&env(&[(ENDPOINT, "http://kes:7373"), (API_KEY, "k")])), Cause::KesTls);
+        assert_eq!(cause(&env(&[(ENDPOINT, "http://kes:7373"), (API_KEY, "k")])), Cause::KesTlsPlainHttp);
         assert!(env(&[]).kes(Path::new("/x"), Duration::ZERO).is_ok_and(|kes| kes.is_none()));
     }
 

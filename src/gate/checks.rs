@@ -1,6 +1,9 @@
 //! What must be true before MinIO may start: one function per check, in the order in which they make sense.
 
-use super::{Config, Create, proof::Drives};
+use super::{
+    Config, Create,
+    proof::{Drives, Proof},
+};
 use crate::{
     cause::{Cause, Finding},
     clock::{self, Clock},
@@ -34,8 +37,9 @@ pub enum Check {
 /// What one check found, for a table.
 pub struct Row {
     pub check: Check,
-    /// Absent: not looked at, because an earlier check failed.
-    pub result: Option<Result<String, Finding>>,
+    /// Absent: not looked at, because an earlier check failed. A failure is one finding or more, the first that matters first.
+    pub result: Option<Result<String, Vec<Finding>>>,
+    pub took: Duration,
 }
 
 /// What stands in the way.
@@ -79,6 +83,14 @@ impl<'a> Checks<'a> {
     }
 }
 
+// === impl Row ===
+
+impl Row {
+    fn new(check: Check, result: Option<Result<String, Finding>>, took: Duration) -> Self {
+        Self { check, result: result.map(|result| result.map_err(|finding| vec![finding])), took }
+    }
+}
+
 // === impl Check ===
 
 impl Check {
@@ -110,7 +122,9 @@ impl Checks<'_> {
     /// The first check that fails, and what else does; `left` is what is left of the deadline.
     pub(super) async fn all(&self, writer: &KeyringWriter, left: Option<Duration>) -> Result<(), Failed> {
         let rows = self.each(writer, left).await.into_iter();
-        let mut failed = rows.filter_map(|row| Some((row.check, row.result?.err()?)));
+        let failed = rows.filter_map(|row| Some((row.check, row.result?.err()?)));
+        let mut failed =
+            failed.flat_map(|(check, findings)| findings.into_iter().map(move |found| (check, found)));
         let Some((check, finding)) = failed.next() else { return Ok(()) };
         Err(Failed { check, finding, others: failed.map(|(_, finding)| finding).collect() })
     }
@@ -121,55 +135,82 @@ impl Checks<'_> {
         if self.config.kes_alone {
             return self.each_at_kes(bound).await;
         }
-        let store_and_keys = async {
-            let store = match self.store().await {
-                Ok(store) => store,
-                Err(finding) => return self.without_store(writer, finding).await,
-            };
-            match self.keys(writer).await {
-                // It answered, and then it did not.
-                Err(finding) if offline::stands_in_for(finding.cause) && self.config.copy.is_some() => {
-                    self.without_store(writer, finding).await
-                }
-                keys => (Ok(store), Some(keys)),
-            }
-        };
-        let (store_and_keys, kes) = tokio::join!(
-            tokio::time::timeout(bound, store_and_keys),
-            within(bound, Cause::KesUnreachable, "KES", self.kes())
+        let (store_and_keys, (kes, kes_took)) = tokio::join!(
+            tokio::time::timeout(bound, self.store_and_keys(writer)),
+            self.timed(within(bound, Cause::KesUnreachable, "KES", self.kes()))
         );
-        let (store, keys) = store_and_keys.unwrap_or_else(|_| {
-            (Err(late(bound, Cause::VaultUnreachableTimeout, &self.store.describe())), None)
+        let [store, keys] = store_and_keys.unwrap_or_else(|_| {
+            // A directory may hang as well, on a network file system.
+            let cause = match self.store.describe().starts_with("Vault") {
+                true => Cause::VaultUnreachableTimeout,
+                false => Cause::StoreUnavailable,
+            };
+            let late = late(bound, cause, &self.store.describe());
+            [Row::new(Check::Store, Some(Err(late)), bound), Row::new(Check::Key, None, Duration::ZERO)]
         });
-        let kes = match kes {
-            Err(finding) => Err(finding),
-            Ok((seen, None)) => Ok(seen),
+        let (kes, agreeing_took) = match kes {
+            Err(finding) => (Err(finding), Duration::ZERO),
+            Ok((seen, None)) => (Ok(seen), Duration::ZERO),
             Ok((seen, Some(client))) => {
-                let agreed = within(bound, Cause::KesUnreachable, "KES", self.agree(writer, &client)).await;
-                agreed.map(|more| seen + &more)
+                let agree = within(bound, Cause::KesUnreachable, "KES", self.agree(writer, &client));
+                let (agreed, took) = self.timed(agree).await;
+                (agreed.map(|more| seen + &more), took)
             }
         };
-        vec![
-            Row { check: Check::Store, result: Some(store) },
-            Row { check: Check::Key, result: keys },
-            Row { check: Check::Kes, result: Some(kes) },
-        ]
+        vec![store, keys, Row::new(Check::Kes, Some(kes), kes_took + agreeing_took)]
+    }
+
+    async fn store_and_keys(&self, writer: &KeyringWriter) -> [Row; 2] {
+        let (store, took) = self.timed(self.store()).await;
+        let (keys, keys_took) = match &store {
+            Ok(_) => self.timed(self.keys(writer)).await,
+            Err(finding) => (Err(vec![finding.clone()]), Duration::ZERO),
+        };
+        match (store, keys) {
+            (Ok(store), Ok(keys)) => [
+                Row::new(Check::Store, Some(Ok(store)), took),
+                Row::new(Check::Key, Some(Ok(keys)), keys_took),
+            ],
+            // It does not answer, or it did and then did not.
+            (Err(finding), _) => self.on_copy(writer, finding, took).await,
+            (Ok(_), Err(wrong)) if self.config.copy.is_some() && offline::stands_in_for(wrong[0].cause) => {
+                self.on_copy(writer, wrong[0].clone(), took).await
+            }
+            (Ok(store), Err(wrong)) => [
+                Row::new(Check::Store, Some(Ok(store)), took),
+                Row { check: Check::Key, result: Some(Err(wrong)), took: keys_took },
+            ],
+        }
+    }
+
+    async fn on_copy(&self, writer: &KeyringWriter, finding: Finding, took: Duration) -> [Row; 2] {
+        let ((store, keys), copy_took) = self.timed(self.without_store(writer, finding)).await;
+        [Row::new(Check::Store, Some(store), took), Row::new(Check::Key, keys, copy_took)]
+    }
+
+    /// What it gives, and how long it took.
+    async fn timed<T>(&self, check: impl Future<Output = T>) -> (T, Duration) {
+        let begun = self.clock.now();
+        (check.await, self.clock.now() - begun)
     }
 
     /// Without a key store: KES, and what its keys open.
     async fn each_at_kes(&self, bound: Duration) -> Vec<Row> {
-        let (kes, keys) = match within(bound, Cause::KesUnreachable, "KES", self.kes()).await {
+        let (kes, took) = self.timed(within(bound, Cause::KesUnreachable, "KES", self.kes())).await;
+        let (kes, (keys, keys_took)) = match kes {
             Ok((seen, Some(client))) => {
-                let keys = within(bound, Cause::KesUnreachable, "KES", self.keys_at_kes(&client)).await;
-                (Ok(seen), Some(keys))
+                let keys = within(bound, Cause::KesUnreachable, "KES", self.keys_at_kes(&client));
+                let (keys, took) = self.timed(keys).await;
+                (Ok(seen), (Some(keys), took))
             }
-            Ok((_, None)) => (Err(nowhere::unset()), None),
-            Err(finding) => (Err(finding), None),
+            Ok((_, None)) => (Err(nowhere::unset()), (None, Duration::ZERO)),
+            Err(finding) => (Err(finding), (None, Duration::ZERO)),
         };
+        let nowhere = Ok("none: the keys are in KES".to_owned());
         vec![
-            Row { check: Check::Store, result: Some(Ok("none: the keys are in KES".to_owned())) },
-            Row { check: Check::Kes, result: Some(kes) },
-            Row { check: Check::Key, result: keys },
+            Row::new(Check::Store, Some(nowhere), Duration::ZERO),
+            Row::new(Check::Kes, Some(kes), took),
+            Row::new(Check::Key, keys, keys_took),
         ]
     }
 
@@ -180,25 +221,26 @@ impl Checks<'_> {
 
     /// Every key is there, can be parsed, opens what it seals, opens what the drives hold, and is the one that was pinned. Only
     /// then is any of them held.
-    async fn keys(&self, writer: &KeyringWriter) -> Result<String, Finding> {
-        let mut looked = Looked::new();
+    async fn keys(&self, writer: &KeyringWriter) -> Result<String, Vec<Finding>> {
+        let (mut looked, mut wrong) = (Looked::new(), Vec::new());
         for name in &self.config.keys {
-            looked.insert(name.clone(), (self.key(name, writer).await?, true));
-        }
-        let proof = match self.samples().await? {
-            None => None,
-            Some(samples) => {
-                self.look_for_named(&samples, writer, &mut looked).await?;
-                Some(self.proof(&samples, &looked, Opened::NoSuchKey)?)
+            match self.key(name, writer).await {
+                Ok(held) => drop(looked.insert(name.clone(), (held, true))),
+                // The store is away: the other keys would say the same.
+                Err(finding) if offline::stands_in_for(finding.cause) => return Err(vec![finding]),
+                Err(finding) => wrong.push(finding),
             }
-        };
-        if let Some(proof) = &proof {
-            self.pin_what_is_proven(proof).await?;
         }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let proof = self.proof_of_drives(writer, &mut looked).await.map_err(|finding| vec![finding])?;
         let mut seen = Vec::with_capacity(looked.len());
         for name in &self.config.keys {
             let held = &looked[name].0;
-            self.is_the_pinned_one(name, held).await?;
+            if let Err(finding) = self.is_the_pinned_one(name, held).await {
+                wrong.push(finding);
+            }
             seen.push(format!("'{name}', fingerprint {}", held.fingerprint));
             if !held.version.key.has_hmac() {
                 seen.push(format!(
@@ -206,6 +248,9 @@ impl Checks<'_> {
                      on it"
                 ));
             }
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
         }
         if seen.is_empty() {
             seen.push("no key is demanded".to_owned());
@@ -215,6 +260,19 @@ impl Checks<'_> {
             writer.hold(&name, held);
         }
         Ok(seen.join("; "))
+    }
+
+    /// What the drives prove of the keys; what is proven is pinned. Nothing where no drives are given.
+    async fn proof_of_drives(
+        &self,
+        writer: &KeyringWriter,
+        looked: &mut Looked,
+    ) -> Result<Option<Proof>, Finding> {
+        let Some(samples) = self.samples().await? else { return Ok(None) };
+        self.look_for_named(&samples, writer, looked).await?;
+        let proof = self.proof(&samples, looked, Opened::NoSuchKey)?;
+        self.pin_what_is_proven(&proof).await?;
+        Ok(Some(proof))
     }
 
     async fn key(&self, name: &Name, writer: &KeyringWriter) -> Result<Arc<Held>, Finding> {
@@ -255,12 +313,18 @@ impl Checks<'_> {
         };
         let endpoints = config.endpoints.join(", ");
         let client = kes_client::Client::new(config, &self.clock)?;
-        if client.is_ours().await {
+        let round_trips = async {
+            for key in &self.config.keys {
+                client.round_trip(key).await?;
+            }
+            Ok(())
+        };
+        // At once: each may take as long as a request may.
+        let (is_ours, worked) = tokio::join!(client.is_ours(), round_trips);
+        if is_ours {
             return Ok((format!("{endpoints} is our own"), None));
         }
-        for key in &self.config.keys {
-            client.round_trip(key).await?;
-        }
+        worked?;
         Ok((format!("{endpoints} seals and opens for MinIO's identity"), Some(client)))
     }
 

@@ -140,7 +140,10 @@ impl Refusal {
 
 /// What KES answers with 504: the store is known to be away.
 fn is_known_unreachable(finding: &Finding) -> bool {
-    !matches!(finding.cause, Cause::VaultUnhealthy | Cause::PolicyMissing | Cause::MountMissing)
+    !matches!(
+        finding.cause,
+        Cause::VaultUnhealthy | Cause::VaultBehindGreenHealth | Cause::PolicyMissing | Cause::MountMissing
+    )
 }
 
 /// No such path.

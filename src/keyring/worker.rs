@@ -178,9 +178,8 @@ impl Worker {
             Err(finding) if finding.cause == Cause::KeyMissing => {}
             Err(finding) if finding.cause == Cause::KeyDestroyed => {
                 return Err(finding.fix(format!(
-                    "remove what is left of it, `bao kv metadata delete` of the key's path, and run the rescue again: \
-                     then the key goes back as version 1; {}",
-                    self.store.how_to_create(name)
+                    "remove what is left of it, `bao kv metadata delete` of the key's path, and run `keswarden key rescue \
+                     {name}` again: then the key goes back as version 1"
                 )));
             }
             Err(finding) if is_lost(&finding) => {
@@ -208,7 +207,11 @@ impl Worker {
     async fn compare(&self, name: &Name, held: &Held) -> Result<(), Finding> {
         let place = self.store.describe();
         let unexpected = || Cause::StoreUnavailable.seen("the store answered out of turn");
-        let text = self.store.get(name).await.map_err(|error| error.into_finding(unexpected))?;
+        let text = self.store.get(name).await.map_err(|error| match error.into_finding(unexpected) {
+            // The store knows how to make a key; another one under a name in use is the last thing that is wanted.
+            finding if finding.cause == Cause::KeyMissing => finding.fix(put_back(name)),
+            finding => finding,
+        })?;
         let stored = parse(name, &text, &place, held.verified)?;
         if !stored.version.key.same(&held.version.key) {
             return Err(Cause::KeyReplaced.seen(format!(
@@ -258,10 +261,14 @@ fn is_gone(name: &Name, (looks, since): (u32, Duration), now: Duration) -> Optio
         let lasted = crate::clock::human(lasted);
         Cause::KeyDestroyed
             .seen(format!("there has been no key '{name}' in the store for {lasted}, in {looks} looks"))
-            .fix(format!(
-                "put it back: `keswarden key rescue {name}` writes the copy in memory, or restore a backup"
-            ))
+            .fix(put_back(name))
     })
+}
+
+fn put_back(name: &Name) -> String {
+    format!(
+        "put the same key back: `keswarden key rescue {name}` writes the copy in memory, or restore a backup"
+    )
 }
 
 // === impl Metrics ===

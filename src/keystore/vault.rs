@@ -15,7 +15,7 @@ use crate::{
     store::{Error, KeyStore},
     vault::{
         Client,
-        verdict::{Answer, Asked},
+        verdict::{self, Answer, Asked},
     },
 };
 use async_trait::async_trait;
@@ -142,9 +142,8 @@ impl VaultStore {
             return Err(self.client.verdict(&asked, &answer));
         };
         if data.r#type != "kv" && data.r#type != "generic" {
-            return Err(
-                Cause::MountMissing.seen(format!("the mount '{mount}' is of type '{}', not kv", data.r#type))
-            );
+            return Err(Cause::MountMissing
+                .seen(format!("the mount '{mount}' is of type '{}', not kv", verdict::plain(&data.r#type))));
         }
         let version = data.options.and_then(|options| options.get("version").cloned());
         Ok(if version.as_deref() == Some("2") { Version::V2 } else { Version::V1 })
@@ -329,11 +328,15 @@ impl KeyStore for VaultStore {
         }
     }
 
-    async fn notes(&self, name: &Name) -> Result<Vec<String>, Finding> {
+    async fn standing(&self) -> Vec<Finding> {
+        self.client.standing().await
+    }
+
+    async fn notes(&self, name: &Name) -> Result<Vec<Finding>, Finding> {
         self.look_at_rights(name).await
     }
 
-    async fn caveats(&self) -> Result<Vec<String>, Finding> {
+    async fn caveats(&self) -> Result<Vec<Finding>, Finding> {
         if self.config.transit.is_none() {
             return Ok(Vec::new());
         }
@@ -341,9 +344,9 @@ impl KeyStore for VaultStore {
         let version = wrapped.expose().split(':').nth(1).unwrap_or_default().to_owned();
         Ok(match version.as_str() {
             "v1" => Vec::new(),
-            version => vec![format!(
-                "the transit key was rotated: what is written now is wrapped as vault:{version}:, which no KES can read, so there is no way back for new keys"
-            )],
+            version => vec![Cause::TransitRotated.seen(format!(
+                "the transit key was rotated: what is written now is wrapped as vault:{version}:, which no KES can read"
+            ))],
         })
     }
 

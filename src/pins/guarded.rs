@@ -92,11 +92,15 @@ impl KeyStore for Guarded {
         self.store.oddity(name).await
     }
 
-    async fn notes(&self, name: &Name) -> Result<Vec<String>, Finding> {
+    async fn standing(&self) -> Vec<Finding> {
+        self.store.standing().await
+    }
+
+    async fn notes(&self, name: &Name) -> Result<Vec<Finding>, Finding> {
         self.store.notes(name).await
     }
 
-    async fn caveats(&self) -> Result<Vec<String>, Finding> {
+    async fn caveats(&self) -> Result<Vec<Finding>, Finding> {
         self.store.caveats().await
     }
 

@@ -5,7 +5,10 @@
 //! MinIO; `client.key` is readable for the group, so that MinIO may run as another user of it.
 
 use super::{Error, Pair};
-use crate::identity::{Certificate, Identity};
+use crate::{
+    identity::{ApiKey, Certificate, Identity},
+    secret,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
@@ -53,6 +56,7 @@ impl RunDir {
     /// certificate is a new one.
     pub fn ensure(&self, now: i64) -> Result<bool, Error> {
         fs::create_dir_all(&self.dir).map_err(|error| unwritable(&self.dir, error))?;
+        let _alone = Alone::in_dir(&self.dir);
         let now = OffsetDateTime::from_unix_timestamp(now).expect("the wall clock must show a date");
         let ca_key = self.key("ca.key", 0o600, &rcgen::PKCS_ECDSA_P256_SHA256)?;
         let ca = Mint { file: "ca.crt", days: CA_DAYS, params: ca_params() };
@@ -116,7 +120,10 @@ impl RunDir {
                 Err(Error::Read { path: path.display().to_string(), reason: error.to_string() })
             }
             _ => {
-                let key = KeyPair::generate_for(kind).expect("a key pair must be made");
+                let key = match kind == &rcgen::PKCS_ED25519 {
+                    true => ApiKey::generate().key_pair(),
+                    false => KeyPair::generate_for(kind).expect("a key pair must be made"),
+                };
                 // A certificate of a key that is gone is of no use.
                 let _ = fs::remove_file(path.with_extension("crt"));
                 write_lightly(&path, mode, key.serialize_pem().as_bytes())?;
@@ -208,9 +215,9 @@ pub fn write_lightly(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> 
 }
 
 fn put(path: &Path, mode: u32, bytes: &[u8], durable: bool) -> Result<(), Error> {
-    let new = path.with_extension("new");
+    // Two processes may write the same file: each writes its own, and the last one counts.
+    let new = path.with_extension(format!("{}.new", secret::hex(&secret::random::<4>())));
     let result = (|| {
-        let _ = fs::remove_file(&new);
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
         file.write_all(bytes)?;
         if durable {
@@ -218,7 +225,33 @@ fn put(path: &Path, mode: u32, bytes: &[u8], durable: bool) -> Result<(), Error>
         }
         fs::rename(&new, path)
     })();
+    if result.is_err() {
+        let _ = fs::remove_file(&new);
+    }
     result.map_err(|error| unwritable(path, error))
+}
+
+/// Holds others off who make certificates in the same directory, as `init` and `run` that start at once. It is not waited for long: a
+/// process that was stopped in the middle must not stop every other one.
+struct Alone {
+    _dir: Option<fs::File>,
+}
+
+impl Alone {
+    const TRIES: u32 = 100;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
+    fn in_dir(dir: &Path) -> Self {
+        let Ok(file) = fs::File::open(dir) else { return Self { _dir: None } };
+        for _ in 0..Self::TRIES {
+            match file.try_lock() {
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Self::PAUSE),
+                // Some network file systems know no locks.
+                Ok(()) | Err(fs::TryLockError::Error(_)) => break,
+            }
+        }
+        Self { _dir: Some(file) }
+    }
 }
 
 fn unwritable(path: &Path, error: std::io::Error) -> Error {

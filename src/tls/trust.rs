@@ -15,12 +15,38 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 use x509_parser::prelude::FromDer;
 
 /// Whom a client trusts.
 pub struct Trust {
     certificates: Vec<CertificateDer<'static>>,
+    ends: PeerEnds,
+}
+
+/// When the certificate ends that a peer has last shown, trusted or not. Shared by its clones.
+#[derive(Clone, Debug, Default)]
+pub struct PeerEnds(Arc<AtomicI64>);
+
+// === impl PeerEnds ===
+
+impl PeerEnds {
+    /// Seconds since 1970; nothing before the first handshake.
+    pub fn last(&self) -> Option<i64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|at| *at != 0)
+    }
+
+    fn note(&self, leaf: &CertificateDer<'_>) {
+        if let Some(at) = super::not_after(leaf) {
+            self.0.store(at, Ordering::Relaxed);
+        }
+    }
 }
 
 // === impl Trust ===
@@ -28,18 +54,27 @@ pub struct Trust {
 impl Trust {
     /// No server at all.
     pub fn nobody() -> Self {
-        Self { certificates: Vec::new() }
+        Self::of(Vec::new())
     }
 
     /// The roots of the machine (or of `SSL_CERT_FILE`); a scratch image has none.
     pub fn system() -> Self {
-        Self { certificates: rustls_native_certs::load_native_certs().certs }
+        Self::of(rustls_native_certs::load_native_certs().certs)
+    }
+
+    fn of(certificates: Vec<CertificateDer<'static>>) -> Self {
+        Self { certificates, ends: PeerEnds::default() }
+    }
+
+    /// The same, and what the peer shows is noted there.
+    pub fn noting(self, ends: &PeerEnds) -> Self {
+        Self { ends: ends.clone(), ..self }
     }
 
     /// Exactly the certificates of a PEM file, or of the readable PEM files of a directory.
     pub fn only(path: &Path) -> Result<Self, Error> {
         if !path.is_dir() {
-            return Ok(Self { certificates: read_certificates(path)? });
+            return Ok(Self::of(read_certificates(path)?));
         }
         let unreadable = |error: std::io::Error| Error::Read {
             path: path.display().to_string(),
@@ -51,7 +86,7 @@ impl Trust {
         }
         match certificates.is_empty() {
             true => Err(Error::NoCertificate(path.display().to_string())),
-            false => Ok(Self { certificates }),
+            false => Ok(Self::of(certificates)),
         }
     }
 
@@ -92,7 +127,7 @@ impl Trust {
                     .map_err(|error| Error::Unusable(rustls::Error::General(error.to_string())))?,
             ),
         };
-        Ok(Arc::new(Verifier { chains, pinned: self.certificates, provider }))
+        Ok(Arc::new(Verifier { chains, pinned: self.certificates, ends: self.ends, provider }))
     }
 }
 
@@ -115,6 +150,7 @@ pub(super) fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<()
 struct Verifier {
     chains: Option<Arc<WebPkiServerVerifier>>,
     pinned: Vec<CertificateDer<'static>>,
+    ends: PeerEnds,
     provider: Arc<CryptoProvider>,
 }
 
@@ -140,6 +176,7 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        self.ends.note(leaf);
         if self.pinned.iter().any(|pinned| pinned == leaf) {
             return Self::verify_pinned(leaf, name, now);
         }

@@ -1,10 +1,9 @@
 //! How we log in: a token, an AppRole or a Kubernetes service account, from the environment or from files.
 
-use super::{session::Refusal, verdict::Answer};
+use super::{Config, verdict::Answer};
 use crate::{
     cause::{Cause, Finding},
-    clock::{self, Instant},
-    secret::{self, Secret},
+    secret::Secret,
 };
 use rustify::endpoint::Endpoint;
 use serde::Deserialize;
@@ -109,25 +108,7 @@ pub(super) struct Auth {
     pub(super) renewable: bool,
 }
 
-/// Credentials that Vault refused: they are not sent again soon, unless they change. Five refusals of an AppRole lock a
-/// whole role out, and a Kubernetes login costs a TokenReview.
-#[derive(Default)]
-pub(super) struct Refused(Option<Rest>);
-
-struct Rest {
-    credentials: Fingerprint,
-    until: Instant,
-    next: Duration,
-    finding: Finding,
-}
-
 pub(super) type Fingerprint = [u8; 32];
-
-/// How long refused credentials rest unless they change: as long as OpenBao's lockout.
-const REST: Duration = Duration::from_secs(15 * 60);
-/// How long any other refusal rests, doubled each time: nothing in a login's status is final.
-const LEAST: Duration = Duration::from_secs(2);
-const MOST: Duration = Duration::from_secs(30);
 
 // === impl Login ===
 
@@ -228,89 +209,27 @@ impl Credentials {
         matches!(self, Self::AppRole { .. } | Self::Wrapped { .. })
     }
 
-    pub(super) fn fingerprint(&self) -> Fingerprint {
-        let digest = Sha256::new();
-        let digest = match self {
-            Self::Token(token) => digest.chain_update(token.expose()),
-            Self::AppRole { role_id, secret_id, .. } => {
-                digest.chain_update(role_id.expose()).chain_update([0]).chain_update(secret_id.expose())
+    /// Which they are, and at which place: what one Vault, or one mount, refuses is nobody else's word.
+    pub(super) fn fingerprint(&self, place: &Config) -> Fingerprint {
+        let (kind, mount, who, secret) = match self {
+            Self::Token(token) => ("token", "", "", token.expose()),
+            Self::AppRole { mount, role_id, secret_id } => {
+                ("approle", &**mount, role_id.expose(), secret_id.expose())
             }
-            Self::Wrapped { role_id, wrapping_token, .. } => {
-                digest.chain_update(role_id.expose()).chain_update([1]).chain_update(wrapping_token.expose())
+            Self::Wrapped { mount, role_id, wrapping_token } => {
+                ("wrapped", &**mount, role_id.expose(), wrapping_token.expose())
             }
-            Self::Kubernetes { role, jwt, .. } | Self::Jwt { role, jwt, .. } => {
-                digest.chain_update(role).chain_update([0]).chain_update(jwt.expose())
-            }
-            Self::Certificate { role, .. } => digest.chain_update(role.as_deref().unwrap_or_default()),
+            Self::Kubernetes { mount, role, jwt } => ("kubernetes", &**mount, &**role, jwt.expose()),
+            Self::Jwt { mount, role, jwt } => ("jwt", &**mount, &**role, jwt.expose()),
+            Self::Certificate { mount, role } => ("cert", &**mount, role.as_deref().unwrap_or_default(), ""),
         };
+        let namespace = place.auth_namespace.as_deref().or(place.namespace.as_deref()).unwrap_or_default();
+        let mut digest = Sha256::new();
+        for part in [&*place.address, namespace, kind, mount, who, secret] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
         digest.finalize().into()
-    }
-}
-
-// === impl Refused ===
-
-impl Refused {
-    /// Refuses in Vault's stead what Vault refused a while ago.
-    pub(super) fn check(&self, credentials: &Credentials, now: Instant) -> Result<(), Finding> {
-        let Some(Rest { credentials: refused, until, finding, .. }) = &self.0 else { return Ok(()) };
-        if *refused != credentials.fingerprint() || now >= *until {
-            return Ok(());
-        }
-        // What rests for a moment is no news; what rests for long is said, so that nobody waits in vain.
-        Err(match finding.cause {
-            Cause::LoginRefused | Cause::SecretIdUsed if credentials.is_pair() => {
-                let left = clock::human(*until - now);
-                finding.clone().fix(format!(
-                    "{}; the same pair is not sent again for {left}, unless the file changes, lest Vault lock the role out",
-                    finding.cause.usual_fix()
-                ))
-            }
-            _ => finding.clone(),
-        })
-    }
-
-    /// Those that the process before was refused.
-    pub(super) fn remembered(before: Option<Refusal>, now: Instant) -> Self {
-        Self(before.map(|Refusal { credentials, rest, finding }| Rest {
-            credentials,
-            until: now + rest,
-            next: LEAST,
-            finding,
-        }))
-    }
-
-    /// What the next process must know: a pair that rests.
-    pub(super) fn to_be_remembered(&self, now: Instant) -> Option<Refusal> {
-        let Rest { credentials, until, finding, .. } = self.0.as_ref()?;
-        let rest = until.saturating_duration_since(now);
-        let is_pairs = matches!(finding.cause, Cause::LoginRefused | Cause::SecretIdUsed) && rest >= REST;
-        is_pairs.then(|| Refusal { credentials: *credentials, rest, finding: finding.clone() })
-    }
-
-    /// Vault answered a login with something other than a token.
-    pub(super) fn note(
-        &mut self,
-        credentials: &Credentials,
-        answer: &Answer,
-        finding: &Finding,
-        now: Instant,
-    ) {
-        let [jitter] = secret::random();
-        if !matches!(answer.status, 400 | 403 | 404 | 429) {
-            return;
-        }
-        let fingerprint = credentials.fingerprint();
-        let (rest, next) = match (&self.0, answer.status, finding.cause) {
-            (_, 400, Cause::LoginRefused | Cause::SecretIdUsed) if credentials.is_pair() => {
-                // So many pods have the same pair: they do not come back in the same second.
-                (REST + REST.mul_f64(f64::from(jitter) / 2.0 / 255.0), LEAST)
-            }
-            (Some(before), ..) if before.credentials == fingerprint => {
-                (before.next, (before.next * 2).min(MOST))
-            }
-            _ => (LEAST, LEAST * 2),
-        };
-        self.0 = Some(Rest { credentials: fingerprint, until: now + rest, next, finding: finding.clone() });
     }
 }
 
@@ -318,8 +237,13 @@ impl Refused {
 
 impl Auth {
     pub(super) fn ttl(&self) -> Option<Duration> {
-        (self.lease_duration > 0).then(|| Duration::from_secs(self.lease_duration))
+        (self.lease_duration > 0).then(|| seconds(self.lease_duration))
     }
+}
+
+/// No token lives longer than ten years, as far as we count.
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count.min(10 * 365 * 86_400))
 }
 
 pub(super) fn from_login(answer: &Answer) -> Option<Granted> {
@@ -351,25 +275,24 @@ pub(super) fn from_lookup(token: Arc<Secret>, answer: &Answer) -> Option<Result<
     }
     #[derive(Deserialize)]
     struct Data {
-        #[serde(default)]
         ttl: u64,
+        #[serde(default)]
+        expire_time: Option<String>,
         #[serde(default)]
         renewable: bool,
     }
     match answer.status {
         200 => {
-            let Lookup { data: Data { ttl, renewable } } = answer.json()?;
-            let ttl = (ttl > 0).then(|| Duration::from_secs(ttl));
+            let Lookup { data: Data { ttl, expire_time, renewable } } = answer.json()?;
+            // In its last second a token has 0 left as well: one that never expires has no such time.
+            let ttl = (ttl > 0 || expire_time.is_some()).then(|| seconds(ttl));
             Some(Ok(Granted { token, ttl, renewable }))
         }
-        // It lives, but may not look itself up: use it as it is, and say what that costs.
+        // It lives, but may not look itself up: it is used as it is, and `standing` says what that costs.
         403 if answer.errors().iter().any(|error| error.contains("1 error occurred")) => {
-            tracing::warn!(
-                "the token may not look itself up, so its end is unknown: allow read on auth/token/lookup-self"
-            );
             Some(Ok(Granted { token, ttl: None, renewable: false }))
         }
-        403 => Some(Err(
+        403 if answer.is_vaults() => Some(Err(
             Cause::TokenDead.seen("Vault does not know the given token (403 on auth/token/lookup-self)")
         )),
         _ => None,

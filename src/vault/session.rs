@@ -1,9 +1,13 @@
 //! What one process leaves to the next in the agent's part of the run directory: its token, so that a secret_id that can be used once
 //! serves `init` and `run`, and the credentials that Vault refused, so that a restart does not lock a role out.
 
-use super::login::{Fingerprint, Login};
+use super::{
+    Config,
+    login::{Fingerprint, Login},
+    refusals::Refusal,
+};
 use crate::{
-    cause::{Cause, Finding},
+    cause::Cause,
     clock::{self, Clock},
     secret::{self, Secret},
     tls::mint,
@@ -14,7 +18,10 @@ use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use zeroize::Zeroizing;
@@ -22,8 +29,10 @@ use zeroize::Zeroizing;
 /// The folder, and who we are there; without a folder nothing is left.
 pub(super) struct Heritage {
     dir: Option<PathBuf>,
-    who: String,
+    config: Config,
     clock: Clock,
+    /// That nothing can be left was said.
+    told: AtomicBool,
 }
 
 /// A token, as the next process finds it. Unknown members are ignored: the next version may write more.
@@ -42,15 +51,10 @@ struct KeptRefusal {
     credentials: String,
     /// Seconds since 1970.
     until: u64,
+    /// The identifier; absent in the files of earlier versions.
+    #[serde(default)]
+    cause: String,
     seen: String,
-}
-
-/// Credentials that were refused before this process started.
-pub(super) struct Refusal {
-    pub(super) credentials: Fingerprint,
-    /// From now.
-    pub(super) rest: Duration,
-    pub(super) finding: Finding,
 }
 
 const TOKEN: &str = "vault-token.json";
@@ -61,28 +65,32 @@ const MOST: u64 = 30 * 60;
 // === impl Heritage ===
 
 impl Heritage {
-    pub(super) fn new(config: &super::Config, clock: Clock) -> Self {
-        let mut digest = Sha256::new();
-        let namespace =
-            [&config.namespace, &config.auth_namespace].map(|name| name.clone().unwrap_or_default());
-        let (mount, role) = match &config.login {
-            Login::Token(_) => (String::new(), String::new()),
+    pub(super) fn new(config: &Config, clock: Clock) -> Self {
+        // A given token is the operator's to keep.
+        let dir = config.state_dir.clone().filter(|_| !matches!(config.login, Login::Token(_)));
+        Self { dir, config: config.clone(), clock, told: AtomicBool::new(false) }
+    }
+
+    /// Who we are now: the file of a role_id may have come since.
+    fn who(&self) -> String {
+        let Config { namespace, auth_namespace, login, address, .. } = &self.config;
+        let namespaces = [namespace, auth_namespace].map(|name| name.as_deref().unwrap_or_default());
+        let (mount, role) = match login {
+            Login::Token(_) => ("", String::new()),
             Login::AppRole { mount, role_id, .. } | Login::WrappedAppRole { mount, role_id, .. } => {
-                (mount.clone(), role_id.read().map(|role| role.expose().to_owned()).unwrap_or_default())
+                (&**mount, role_id.read().map(|role| role.expose().to_owned()).unwrap_or_default())
             }
             Login::Kubernetes { mount, role, .. } | Login::Jwt { mount, role, .. } => {
-                (mount.clone(), role.clone())
+                (&**mount, role.clone())
             }
-            Login::Certificate { mount, role } => (mount.clone(), role.clone().unwrap_or_default()),
+            Login::Certificate { mount, role } => (&**mount, role.clone().unwrap_or_default()),
         };
-        let method = config.login.method();
-        for part in [&*config.address, &namespace[0], &namespace[1], method, &mount, &role] {
+        let mut digest = Sha256::new();
+        for part in [&**address, namespaces[0], namespaces[1], login.method(), mount, &*role] {
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);
         }
-        // A given token is the operator's to keep.
-        let dir = config.state_dir.clone().filter(|_| !matches!(config.login, Login::Token(_)));
-        Self { dir, who: secret::hex(&digest.finalize()[..16]), clock }
+        secret::hex(&digest.finalize()[..16])
     }
 
     fn path(&self, file: &str) -> Option<PathBuf> {
@@ -94,12 +102,12 @@ impl Heritage {
         let text = Zeroizing::new(std::fs::read(self.path(TOKEN)?).ok()?);
         let kept: KeptToken = serde_json::from_slice(&text).ok()?;
         let token = Secret::new(kept.token.to_string());
-        (kept.who == self.who && !token.expose().is_empty()).then(|| Arc::new(token))
+        (kept.who == self.who() && !token.expose().is_empty()).then(|| Arc::new(token))
     }
 
     pub(super) fn keep_token(&self, token: &Secret) {
         let kept =
-            KeptToken { session: 1, who: self.who.clone(), token: Zeroizing::new(token.expose().to_owned()) };
+            KeptToken { session: 1, who: self.who(), token: Zeroizing::new(token.expose().to_owned()) };
         let text = Zeroizing::new(serde_json::to_vec(&kept).expect("a token must encode"));
         self.write(TOKEN, &text);
     }
@@ -115,7 +123,8 @@ impl Heritage {
         // A clock that was set makes nobody wait longer than the rule says.
         let rest = kept.until.checked_sub(now).filter(|rest| *rest > 0)?.min(MOST);
         let credentials = parse_hex(&kept.credentials)?;
-        let finding = Cause::LoginRefused.seen(kept.seen);
+        let cause = Cause::ALL.iter().find(|cause| cause.id() == kept.cause).copied();
+        let finding = cause.unwrap_or(Cause::LoginRefused).seen(kept.seen);
         Some(Refusal { credentials, rest: Duration::from_secs(rest), finding })
     }
 
@@ -124,6 +133,7 @@ impl Heritage {
             refused: 1,
             credentials: secret::hex(credentials),
             until: clock::unix(self.clock.wall()) as u64 + rest.as_secs(),
+            cause: finding.cause.id().to_owned(),
             seen: finding.seen.clone(),
         };
         self.write(REFUSED, &serde_json::to_vec(&kept).expect("a refusal must encode"));
@@ -138,7 +148,13 @@ impl Heritage {
         let dir = path.parent().unwrap_or(&path);
         let _ = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         if let Err(error) = mint::write_lightly(&path, 0o600, bytes) {
-            tracing::debug!("nothing is left to the next process: {error}");
+            // Once: each login would say it again.
+            if !self.told.swap(true, Ordering::Relaxed) {
+                let finding = Cause::RunDirUnusable.seen(format!(
+                    "the login is not left to the next process, so a secret_id that is good for one login serves this one only: {error}"
+                ));
+                tracing::warn!(cause = finding.cause.id(), "{finding}");
+            }
         }
     }
 

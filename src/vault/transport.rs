@@ -3,9 +3,12 @@
 use super::{Config, endpoints::Headers, verdict::Answer};
 use crate::{
     cause::{Cause, Finding},
-    clock::{Clock, Instant},
+    clock::{self, Clock, Instant},
     metrics::Registry,
-    tls::{self, Pair, Trouble, trust::Trust},
+    tls::{
+        self, Pair, Trouble,
+        trust::{PeerEnds, Trust},
+    },
 };
 use async_trait::async_trait;
 use prometheus::IntGaugeVec;
@@ -39,6 +42,9 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     Refused,
+    /// Nobody took the connection in time.
+    ConnectTimeout,
+    /// It was taken, and no answer came in time.
     Timeout,
     Dns,
     Tls(Trouble),
@@ -58,22 +64,27 @@ pub struct Real {
     config: Config,
     clock: Clock,
     state: Mutex<State>,
+    /// Of Vault's certificate.
+    ends: PeerEnds,
 }
 
 struct State {
     client: reqwest::Client,
     /// What the files held that the client was made of.
     files: [u8; 32],
+    /// What they hold now and cannot be used, and why.
+    unusable: Option<([u8; 32], String)>,
     looked: Instant,
 }
 
 // === impl Real ===
 
 impl Real {
-    pub fn new(config: &Config, clock: Clock) -> Result<Self, Finding> {
+    /// What it learns of Vault's certificate is noted in `ends`.
+    pub fn new(config: &Config, clock: Clock, ends: PeerEnds) -> Result<Self, Finding> {
         let (files, looked) = (content(config), clock.now());
-        let state = State { client: connect(config)?, files, looked };
-        Ok(Self { config: config.clone(), clock, state: Mutex::new(state) })
+        let state = State { client: connect(config, &ends)?, files, unusable: None, looked };
+        Ok(Self { config: config.clone(), clock, state: Mutex::new(state), ends })
     }
 
     fn client(&self) -> reqwest::Client {
@@ -89,20 +100,24 @@ impl Real {
         state.looked = self.clock.now();
         let files = content(&self.config);
         if files == state.files {
+            state.unusable = None;
             return false;
         }
-        match connect(&self.config) {
+        match connect(&self.config, &self.ends) {
             Ok(client) => {
                 tracing::info!("the certificates for TLS to Vault have changed, and are in use");
-                (state.client, state.files) = (client, files);
+                (state.client, state.files, state.unusable) = (client, files, None);
                 true
             }
             // Half written, perhaps: the former ones stay, and it is looked again.
             Err(finding) => {
-                tracing::warn!(
-                    cause = finding.cause.id(),
-                    "the changed files for TLS to Vault are not used: {finding}"
-                );
+                if state.unusable.as_ref().is_none_or(|(known, _)| *known != files) {
+                    tracing::warn!(
+                        cause = finding.cause.id(),
+                        "the changed files for TLS to Vault are not used: {finding}"
+                    );
+                }
+                state.unusable = Some((files, finding.seen));
                 false
             }
         }
@@ -113,8 +128,8 @@ impl Real {
         let mut state = self.lock();
         match failure.kind {
             FailureKind::Tls(_) => self.refresh(&mut state),
-            FailureKind::Timeout | FailureKind::Other => {
-                if let Ok(client) = connect(&self.config) {
+            FailureKind::ConnectTimeout | FailureKind::Timeout | FailureKind::Other => {
+                if let Ok(client) = connect(&self.config, &self.ends) {
                     state.client = client;
                 }
                 false
@@ -123,14 +138,31 @@ impl Real {
         }
     }
 
+    /// How long it was waited, and that files are there which would perhaps have done.
+    fn with_what_is_known(&self, failure: Failure) -> Failure {
+        let words = match (failure.kind, &self.lock().unusable) {
+            (FailureKind::Timeout, _) => format!("no answer within {}", clock::human(self.config.timeout)),
+            (FailureKind::ConnectTimeout, _) => {
+                let bound = CONNECT_TIMEOUT.min(self.config.timeout);
+                format!("no connection within {}", clock::human(bound))
+            }
+            (FailureKind::Tls(_), Some((_, why))) => {
+                format!("{}; and the files for TLS have changed, and cannot be used: {why}", failure.words)
+            }
+            _ => return failure,
+        };
+        Failure { words, ..failure }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn connect(config: &Config) -> Result<reqwest::Client, Finding> {
+fn connect(config: &Config, ends: &PeerEnds) -> Result<reqwest::Client, Finding> {
     let unusable = |error: tls::Error| Cause::TlsFileUnusable.seen(format!("for TLS to Vault: {error}"));
     let trust = Trust::from_setting(config.ca.as_deref()).map_err(unusable)?;
+    let trust = trust.noting(ends);
     let own = config.client_certificate.as_ref().map(|(certificate, key)| Pair::read(certificate, key));
     let tls = tls::client_config(trust, own.transpose().map_err(unusable)?).map_err(unusable)?;
     reqwest::Client::builder()
@@ -174,6 +206,7 @@ impl Transport for Real {
             (Err(failure), Some(again)) if self.learn(&failure) => exchange(&self.client(), again).await,
             (result, _) => result,
         }
+        .map_err(|failure| self.with_what_is_known(failure))
     }
 }
 
@@ -200,25 +233,29 @@ async fn exchange(
 
 impl Failure {
     pub fn of(error: &reqwest::Error) -> Self {
-        let words = innermost(error);
+        let words = tls::words(error);
         let kind = match tls::trouble(error) {
             Some((trouble, words)) => return Self { kind: FailureKind::Tls(trouble), words },
+            None if error.is_timeout() && error.is_connect() => FailureKind::ConnectTimeout,
             None if error.is_timeout() => FailureKind::Timeout,
             None if has_kind(error, std::io::ErrorKind::ConnectionRefused) => FailureKind::Refused,
-            None if error.is_connect() && format!("{error:?}").contains("dns") => FailureKind::Dns,
+            None if error.is_connect() && is_of_dns(error) => FailureKind::Dns,
             None => FailureKind::Other,
         };
         Self { kind, words }
     }
 }
 
-/// The last error of the chain: the closest to what happened.
-fn innermost(error: &(dyn StdError + 'static)) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
+/// hyper-util's connector says so in words only, and an address may have the same letters in it.
+fn is_of_dns(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = error.source();
+    while let Some(error) = next {
+        if error.to_string().starts_with("dns error") {
+            return true;
+        }
+        next = error.source();
     }
-    last.to_string()
+    false
 }
 
 fn has_kind(error: &(dyn StdError + 'static), kind: std::io::ErrorKind) -> bool {
@@ -256,31 +293,31 @@ impl Wire {
         Self { addresses, current: AtomicUsize::new(0), transport, up }
     }
 
-    /// How many addresses there are.
-    pub(super) fn len(&self) -> usize {
-        self.addresses.len()
+    /// The addresses, the one that answered last first.
+    pub(super) fn turn(&self) -> impl Iterator<Item = usize> + use<> {
+        let (start, count) = (self.current.load(Ordering::Relaxed), self.addresses.len());
+        (0..count).map(move |step| (start + step) % count)
     }
 
-    /// Asks the next address first from now on.
-    pub(super) fn pass(&self) {
-        self.current.store((self.current() + 1) % self.len(), Ordering::Relaxed);
+    pub(super) fn address(&self, at: usize) -> &str {
+        &self.addresses[at]
     }
 
-    fn current(&self) -> usize {
-        self.current.load(Ordering::Relaxed)
+    /// Asks this one first from now on.
+    pub(super) fn prefer(&self, at: usize) {
+        self.current.store(at % self.addresses.len(), Ordering::Relaxed);
     }
 
     /// One whole answer, of the first address that has one to give: a node that is sealed, or a standby that sends us away, is
-    /// passed over while there are others. What may have been done is never done twice.
+    /// passed over while there are others. What may have been done is never done twice. And which address it was.
     pub(super) async fn send(
         &self,
         endpoint: impl Endpoint + Clone,
         headers: &Headers,
-    ) -> Result<Answer, Failure> {
-        let (start, may_repeat) = (self.current(), matches!(endpoint.method(), RequestMethod::GET));
+    ) -> (usize, Result<Answer, Failure>) {
+        let may_repeat = matches!(endpoint.method(), RequestMethod::GET);
         let mut last = None;
-        for step in 0..self.len() {
-            let at = (start + step) % self.len();
+        for at in self.turn() {
             let result = self.send_to(at, &endpoint, headers).await;
             let result = match result {
                 Ok(answer) => self.follow(answer, &endpoint, headers).await,
@@ -288,20 +325,39 @@ impl Wire {
             };
             match &result {
                 Ok(answer) if !is_elsewhere(answer) => {
-                    self.current.store(at, Ordering::Relaxed);
-                    return result;
+                    self.prefer(at);
+                    return (at, result);
                 }
                 Ok(_) => {}
                 Err(failure) if may_repeat || failure.was_not_sent() => {}
-                Err(_) => return result,
+                Err(_) => {
+                    // Who comes next asks another one first.
+                    self.prefer(at + 1);
+                    return (at, result);
+                }
             }
             // An answer, whatever it is, says more than none.
             last = Some(match last {
-                Some(before @ Ok(_)) => before,
-                _ => result,
+                Some(before @ (_, Ok(_))) => before,
+                _ => (at, result),
             });
         }
-        last.unwrap_or_else(|| Err(Failure::odd(anyhow::anyhow!("Vault has no address"))))
+        last.unwrap_or_else(|| (0, Err(Failure::odd(anyhow::anyhow!("Vault has no address")))))
+    }
+
+    /// One whole answer of this address, within a bound.
+    pub(super) async fn send_within(
+        &self,
+        bound: Duration,
+        at: usize,
+        endpoint: &(impl Endpoint + Clone),
+        headers: &Headers,
+    ) -> Result<Answer, Failure> {
+        tokio::time::timeout(bound, self.send_to(at, endpoint, headers)).await.unwrap_or_else(|_| {
+            self.up.with_label_values(&[self.address(at)]).set(0);
+            let words = format!("no answer within {}", clock::human(bound));
+            Err(Failure { kind: FailureKind::Timeout, words })
+        })
     }
 
     /// A standby may name the leader: it is asked if it is one of ours, and otherwise gets nothing from us.
@@ -315,7 +371,11 @@ impl Wire {
         let of = |address: &String| named.is_some_and(|to| to.starts_with(&format!("{address}/v1/")));
         match self.addresses.iter().position(of) {
             None => Ok(answer),
-            Some(leader) => self.send_to(leader, endpoint, headers).await,
+            Some(leader) => match self.send_to(leader, endpoint, headers).await {
+                // Nobody listens there any more: that a standby knows no other leader says more.
+                Err(failure) if failure.was_not_sent() => Ok(answer),
+                result => result,
+            },
         }
     }
 
@@ -340,9 +400,9 @@ impl Wire {
     }
 }
 
-/// Another address may do what this one does not.
+/// Another address may do what this one does not, and has not begun to do.
 fn is_elsewhere(answer: &Answer) -> bool {
-    answer.status == 503 || (301..=308).contains(&answer.status)
+    answer.status == 503 || (301..=308).contains(&answer.status) || answer.knows_no_leader()
 }
 
 impl Failure {
@@ -353,7 +413,10 @@ impl Failure {
 
     /// Nothing of the request has reached anybody.
     fn was_not_sent(&self) -> bool {
-        matches!(self.kind, FailureKind::Refused | FailureKind::Dns | FailureKind::Tls(_))
+        matches!(
+            self.kind,
+            FailureKind::Refused | FailureKind::ConnectTimeout | FailureKind::Dns | FailureKind::Tls(_)
+        )
     }
 }
 

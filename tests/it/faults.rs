@@ -1,38 +1,87 @@
-//! Faults of a real OpenBao and of the network before it: the gate says which, within ten seconds, and an agent that has its key goes on
-//! sealing and opening, and verifies again once the fault is over.
+//! The fault matrix: a real OpenBao, and the network before it, in every state that an operator may find them in. In each row a gate that
+//! starts now names the cause within ten seconds, and an agent that has its key goes on sealing and opening; once the fault is over, it
+//! verifies again by itself. Each test says which rows of the matrix it holds; `every_row_has_its_test` holds that none is left out.
+
+mod audit;
+mod cluster;
+mod credentials;
+mod kes;
+mod keys;
+mod kubernetes;
+mod mounts;
+mod network;
+mod seal;
+mod tls;
+mod transit;
 
 use crate::{
     harness::{Client, KEY, key_text},
-    peers::{Agent, Bao, Proxy, SOON, Var, Wire, eventually, http_get, policy, text},
+    peers::{Agent, Bao, Proxy, SOON, Var, eventually, http_get, policy, text},
 };
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
+/// A gate that starts names its cause within so long.
+const TOLD: Duration = Duration::from_secs(10);
+
+/// An OpenBao, an agent that reaches it through a proxy and has its key, and what that key has sealed.
 struct Site {
     bao: Bao,
     proxy: Proxy,
     agent: Agent,
     sealed: String,
+    settings: Vec<Var>,
 }
 
+/// An OpenBao with `my-key` in K/V v2 below `kv/minio`, and the settings of an AppRole that may read it.
+fn with_key() -> (Bao, Vec<Var>) {
+    let bao = Bao::unsealed();
+    bao.setup_kv(2, "kv");
+    put_key(&bao, &key_text());
+    let pair = approle(&bao, &policy(2));
+    (bao, pair)
+}
+
+fn put_key(bao: &Bao, value: &str) {
+    bao.ok(&["kv", "put", "-cas=0", "-mount=kv", "minio/my-key", "my-key=-"], value);
+}
+
+fn approle(bao: &Bao, policy: &str) -> Vec<Var> {
+    let (role_id, secret_id) = bao.setup_approle(policy);
+    vec![("KESWARDEN_VAULT_ROLE_ID", role_id), ("KESWARDEN_VAULT_SECRET_ID", secret_id)]
+}
+
+// === impl Site ===
+
 impl Site {
-    /// An agent with its key, which reaches its Vault through the proxy.
-    fn serving(bao: Bao, more: &[Var]) -> Self {
+    /// An agent with its key, which reaches its Vault through the proxy and logs in as `login` says.
+    fn serving(bao: Bao, login: &[Var]) -> Self {
         let port = bao.addr().rsplit(':').next().unwrap().parse().unwrap();
         let proxy = Proxy::before(port);
+        let address = format!("https://127.0.0.1:{}", proxy.port);
+        Self::at(bao, proxy, &address, login)
+    }
+
+    fn at(bao: Bao, proxy: Proxy, address: &str, login: &[Var]) -> Self {
         let mut settings = vec![
-            ("KESWARDEN_VAULT_ADDR", format!("https://127.0.0.1:{}", proxy.port)),
+            ("KESWARDEN_VAULT_ADDR", address.to_owned()),
             ("KESWARDEN_VAULT_CACERT", bao.ca_path().to_string_lossy().into_owned()),
             ("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()),
             ("KESWARDEN_VAULT_TIMEOUT", "1s".to_owned()),
             ("KESWARDEN_VERIFY_INTERVAL", "300ms".to_owned()),
             ("KESWARDEN_KEY_NAME", KEY.to_owned()),
         ];
-        settings.extend_from_slice(more);
+        for (name, value) in login {
+            settings.retain(|(other, _)| other != name);
+            settings.push((name, value.clone()));
+        }
         let mut agent = Agent::new("faults", &settings);
         agent.run();
         agent.ready();
         let sealed = Client::of(&agent).generate(KEY, "{}").1;
-        Self { bao, proxy, agent, sealed }
+        Self { bao, proxy, agent, sealed, settings }
     }
 
     fn metric(&self, line: &str) -> f64 {
@@ -41,156 +90,115 @@ impl Site {
         value.unwrap_or_else(|| panic!("{line} is not in\n{page}"))
     }
 
-    /// The agent notices, the gate names this cause, and what MinIO asks for is answered all the while.
-    fn goes_on_while(&self, cause: &str) {
+    fn logins(&self) -> f64 {
+        self.metric("keswarden_vault_login_total{method=\"approle\",outcome=\"ok\"}")
+    }
+
+    /// What MinIO asks for is answered: an old ciphertext opens, a new data key is sealed.
+    fn serves(&self, when: &str) {
+        self.opens(when);
+        Client::of(&self.agent).generate(KEY, "{}");
+    }
+
+    /// An old ciphertext opens.
+    fn opens(&self, when: &str) {
+        assert_eq!(Client::of(&self.agent).decrypt(KEY, &self.sealed, "{}").status, 200, "{when}");
+    }
+
+    /// A data key is refused, as while the key is lost from the store.
+    fn refuses_to_seal(&self, when: &str) {
+        let path = format!("/v1/key/generate/{KEY}");
+        eventually(SOON, &format!("{when}: sealing is refused"), || {
+            let reply = Client::of(&self.agent).call("POST", &path, Some("{}"));
+            if reply.status == 502 { Ok(()) } else { Err(format!("{} {}", reply.status, reply.body)) }
+        });
+    }
+
+    /// Another pod, with the same settings and a run directory of its own.
+    fn pod(&self) -> Agent {
+        Agent::new("another pod", &self.settings)
+    }
+
+    /// The gate of a pod that starts now names this cause within ten seconds, says what to do, and does not pass.
+    fn gate_says(&self, cause: &str) -> String {
+        let mut pod = self.pod();
+        let begun = Instant::now();
+        let mut init = pod.init();
+        init.says(SOON, &format!(": {cause}: "));
+        let took = begun.elapsed();
+        let log = init.log();
+        assert!(took < TOLD, "{cause}: told after {took:?}\n{log}");
+        assert!(log.contains("fix: "), "{cause}: without a fix\n{log}");
+        assert_eq!(init.ended(), None, "{cause}: it must wait\n{log}");
+        log
+    }
+
+    /// A pod that starts now passes the gate.
+    fn gate_passes(&self) {
+        let mut pod = self.pod();
+        let mut init = pod.init();
+        assert_eq!(init.wait(SOON), 0, "{}", init.log());
+    }
+
+    /// The agent notices, a gate names this cause, and what MinIO asks for is answered all the while.
+    fn goes_on_while(&self, cause: &str) -> String {
         let failed = || self.metric("keswarden_key_verifications_total{outcome=\"failed\"}");
         let before = failed();
         eventually(SOON, &format!("{cause}: a verification fails"), || failed() > before);
-        let begun = Instant::now();
-        let doctor = self.agent.output(&["doctor"]);
-        let told = text(&doctor.stdout);
-        assert!(told.contains(&format!("{cause}: ")) && told.contains("fix: "), "{cause}: {told}");
-        assert!(begun.elapsed() < Duration::from_secs(10), "{cause}: told after {:?}", begun.elapsed());
-        let client = Client::of(&self.agent);
-        assert_eq!(client.decrypt(KEY, &self.sealed, "{}").status, 200, "{cause}");
-        client.generate(KEY, "{}");
+        let log = self.gate_says(cause);
+        self.serves(cause);
+        log
     }
 
+    /// The key is verified again, without anybody's hand.
     fn recovers(&self) {
         let ok = || self.metric("keswarden_key_verifications_total{outcome=\"ok\"}");
         let before = ok();
         eventually(SOON, "the key is verified again", || ok() > before);
-    }
-
-    fn logins(&self) -> f64 {
-        self.metric("keswarden_vault_login_total{method=\"approle\",outcome=\"ok\"}")
+        self.serves("afterwards");
     }
 }
 
-fn with_key() -> (Bao, [Var; 2]) {
-    let bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
-    bao.ok(&["kv", "put", "-cas=0", "-mount=kv", "minio/my-key", "my-key=-"], &key_text());
-    let (role_id, secret_id) = bao.setup_approle(&policy(2));
-    (bao, [("KESWARDEN_VAULT_ROLE_ID", role_id), ("KESWARDEN_VAULT_SECRET_ID", secret_id)])
-}
+/// Each row of the matrix, by its number, and the test that holds it.
+const ROWS: &[(u8, &str, &str)] = &[
+    (1, "seal", "not_initialised_then_sealed_then_unsealed"),
+    (2, "seal", "sealed_while_serving"),
+    (3, "seal", "killed_and_started_sealed"),
+    (4, "network", "a_vault_that_hangs"),
+    (5, "seal", "sealed_for_longer_than_the_token_lives"),
+    (6, "credentials", "a_token_that_is_revoked_and_a_mount_whose_tokens_all_are"),
+    (7, "credentials", "a_policy_that_is_taken_away_and_put_back"),
+    (8, "credentials", "a_role_that_is_deleted"),
+    (9, "credentials", "a_bad_secret_id_never_locks_the_role_out_with_four_pods"),
+    (10, "keys", "a_key_that_is_made_while_the_gate_waits"),
+    (11, "keys", "a_key_that_is_deleted_and_undeleted"),
+    (12, "keys", "a_key_that_is_destroyed"),
+    (13, "keys", "a_key_that_is_removed_and_made_anew"),
+    (14, "keys", "a_key_that_is_written_over_once_and_often"),
+    (15, "keys", "something_that_is_no_key"),
+    (16, "keys", "four_pods_that_make_the_first_key_at_once"),
+    (17, "network", "a_network_that_swallows"),
+    (18, "network", "a_network_that_is_slow"),
+    (19, "network", "half_answers"),
+    (20, "cluster", "leaders_that_die_hang_and_step_down_and_a_lost_quorum"),
+    (21, "mounts", "a_rate_limit"),
+    (22, "audit", "an_audit_device_that_stalls_behind_a_green_health_page"),
+    (23, "mounts", "a_namespace_that_is_sealed_or_locked"),
+    (24, "tls", "server_certificates_that_expire_are_wrong_or_are_replaced"),
+    (25, "tls", "client_certificates_that_expire_and_are_replaced"),
+    (26, "tls", "a_clock_that_is_wrong"),
+    (27, "keys", "a_snapshot_from_before_the_key"),
+    (28, "mounts", "a_mount_that_is_disabled_or_changes_its_version"),
+    (29, "transit", "a_transit_key_that_is_rotated_retired_or_deleted"),
+    (30, "kubernetes", "a_kubernetes_api_that_is_down"),
+];
 
 #[test]
-fn a_network_that_swallows_drips_cuts_or_ends_stops_nobody_who_has_the_key() {
-    let (bao, pair) = with_key();
-    let site = Site::serving(bao, &pair);
-    for (wire, cause) in [
-        (Wire::BlackHole, "vault_unreachable_timeout"),
-        (Wire::Drip(Duration::from_millis(200)), "vault_unreachable_timeout"),
-        (Wire::CutAfter(40), "vault"),
-        (Wire::CutAfter(2000), "vault"),
-        (Wire::Ended, "vault"),
-    ] {
-        site.proxy.set(wire);
-        match cause {
-            "vault" => {
-                // Whether TLS or HTTP is cut depends on the byte: it is never taken for an answer.
-                let doctor = text(&site.agent.output(&["doctor"]).stdout);
-                assert!(doctor.contains("FAILED") && doctor.contains("vault_"), "{wire:?}: {doctor}");
-                assert_eq!(Client::of(&site.agent).decrypt(KEY, &site.sealed, "{}").status, 200, "{wire:?}");
-            }
-            cause => site.goes_on_while(cause),
-        }
-        site.proxy.set(Wire::Good);
-        site.recovers();
-    }
-    assert_eq!(
-        site.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}"),
-        0.0,
-        "half an answer is none"
-    );
-    assert!(site.proxy.connections() > 5, "connections are thrown away after a timeout");
-}
-
-#[test]
-fn faults_of_a_vault_are_named_and_pass_by_themselves() {
-    let (bao, pair) = with_key();
-    let mut site = Site::serving(bao, &pair);
-
-    site.bao.seal();
-    site.goes_on_while("vault_sealed");
-    let before = site.logins();
-    site.bao.unseal();
-    site.recovers();
-    assert_eq!(site.logins(), before, "the token outlives a seal");
-
-    site.bao.ok(&["lease", "revoke", "-prefix", "-force", "auth/approle/login"], "");
-    eventually(SOON, "one login follows", || site.logins() > before);
-    site.recovers();
-    assert_eq!(site.logins(), before + 1.0, "one login for each revocation");
-
-    let token_only = policy(2).lines().filter(|line| !line.contains("\"kv/")).collect::<Vec<_>>().join("\n");
-    site.bao.ok(&["policy", "write", "minio-sidecar", "-"], &token_only);
-    site.goes_on_while("mount_missing");
-    let data_missing = policy(2).replace("kv/data/minio/*", "kv/data/other/*");
-    site.bao.ok(&["policy", "write", "minio-sidecar", "-"], &data_missing);
-    site.goes_on_while("policy_missing");
-    assert_eq!(site.logins(), before + 1.0, "a policy is no reason to log in again");
-    site.bao.ok(&["policy", "write", "minio-sidecar", "-"], &policy(2));
-    site.recovers();
-
-    site.bao.ok(&["write", "sys/quotas/rate-limit/slow", "path=kv/", "rate=1", "interval=5s"], "");
-    site.goes_on_while("vault_rate_limited");
-    site.bao.ok(&["delete", "sys/quotas/rate-limit/slow"], "");
-    site.recovers();
-
-    // Somebody writes over the key: version 1 is what counts, so nothing stops, and somebody is told.
-    site.bao.ok(&["kv", "put", "-cas=1", "-mount=kv", "minio/my-key", "my-key=-"], &key_text());
-    site.agent.process().says(SOON, "key_overwritten");
-    assert_eq!(site.metric("keswarden_key_overwritten{key=\"my-key\"}"), 1.0);
-    assert_eq!(site.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}"), 0.0);
-    assert_eq!(Client::of(&site.agent).decrypt(KEY, &site.sealed, "{}").status, 200);
-    Client::of(&site.agent).generate(KEY, "{}");
-    site.agent.drain();
-    site.agent.run();
-    site.agent.ready();
-    assert_eq!(Client::of(&site.agent).decrypt(KEY, &site.sealed, "{}").status, 200);
-}
-
-#[test]
-fn a_namespace_that_is_sealed_is_named_though_vault_is_healthy() {
-    let bao = Bao::unsealed();
-    let made =
-        bao.ok(&["namespace", "create", "-key-shares=1", "-key-threshold=1", "-format=json", "team"], "");
-    let share = find_share(&serde_json::from_str(&made).unwrap()).expect("the share must be told");
-    bao.ok(&["namespace", "unseal", "team", &share], "");
-    bao.ok(&["secrets", "enable", "-namespace=team", "-path=kv", "-version=2", "kv"], "");
-    eventually(SOON, "the mount is there", || {
-        let put = ["kv", "put", "-namespace=team", "-mount=kv", "minio/my-key", "my-key=-"];
-        let output = bao.cli_with(&put, &key_text());
-        if output.status.success() { Ok(()) } else { Err(text(&output.stderr)) }
-    });
-    let policy = policy(2).replace("\"kv/", "\"team/kv/").replace("\"sys/cap", "\"team/sys/cap");
-    let (role_id, secret_id) = bao.setup_approle(&policy);
-    let site = Site::serving(
-        bao,
-        &[
-            ("KESWARDEN_VAULT_ROLE_ID", role_id),
-            ("KESWARDEN_VAULT_SECRET_ID", secret_id),
-            ("KESWARDEN_VAULT_NAMESPACE", "team".to_owned()),
-            ("KESWARDEN_VAULT_AUTH_NAMESPACE", "/".to_owned()),
-        ],
-    );
-    site.bao.ok(&["namespace", "seal", "team"], "");
-    site.goes_on_while("namespace_sealed");
-    site.bao.ok(&["namespace", "unseal", "team", &share], "");
-    site.recovers();
-}
-
-/// The first text that may be a share, in whatever shape it is told.
-fn find_share(value: &serde_json::Value) -> Option<String> {
-    match value {
-        serde_json::Value::Object(members) => members.iter().find_map(|(name, inner)| match inner {
-            serde_json::Value::Array(shares) if name.contains("shares") || name.contains("keys") => {
-                shares.first()?.as_str().map(str::to_owned)
-            }
-            inner => find_share(inner),
-        }),
-        _ => None,
+fn every_row_has_its_test() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/faults");
+    for (at, (row, file, test)) in ROWS.iter().enumerate() {
+        assert_eq!(usize::from(*row), at + 1, "the rows are counted");
+        let content = std::fs::read_to_string(folder.join(format!("{file}.rs"))).unwrap();
+        assert!(content.contains(&format!("#[test]\nfn {test}()")), "row {row}: {file}.rs has no {test}");
     }
 }

@@ -70,8 +70,14 @@ fn a_secret_id_that_can_be_used_once_serves_init_and_run_and_a_restart() {
     assert_eq!(mode & 0o777, 0o600);
 
     // A token that is dead meanwhile, of another role, or garbage: a login follows.
+    let doctor = agent.output(&["doctor"]);
+    assert_eq!(doctor.status.code(), Some(0), "doctor uses the agent's login: {}", text(&doctor.stdout));
+    assert!(text(&doctor.stdout).contains("secret_id_expiring"), "nothing will follow that token");
+    let kept = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
     let used_up = agent.output(&["doctor"]);
     assert_eq!(used_up.status.code(), Some(77), "without the token the secret_id is used up");
+    fs::write(&file, kept).unwrap();
     role(&bao, "secret_id_num_uses=0");
     agent.set("KESWARDEN_VAULT_SECRET_ID", &secret_id(&bao));
     bao.ok(&["lease", "revoke", "-prefix", "-force", "auth/approle/login"], "");

@@ -22,6 +22,8 @@ mod faults;
 mod formats;
 mod gate;
 mod harness;
+mod hazards;
+mod in_between;
 mod journey;
 mod kept;
 mod kes_cli;

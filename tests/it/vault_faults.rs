@@ -19,27 +19,37 @@ use std::{
 use time::{Duration, OffsetDateTime};
 
 /// A TLS server with a certificate for `name`, from `start` to `end` days from now; and its CA.
-struct Vault {
-    port: u16,
+pub struct Vault {
+    pub port: u16,
     dir: tempfile::TempDir,
-    logins: Arc<AtomicUsize>,
+    pub logins: Arc<AtomicUsize>,
+    /// Each request with its namespace.
+    pub asked: Asked,
     unexpected: Arc<Mutex<Vec<String>>>,
 }
 
-/// `METHOD path` → status and body.
+/// Requests, each with its namespace.
+type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
+
+/// `METHOD path` → status and body; of a redirect, where to.
 type Script = HashMap<&'static str, (u16, &'static str)>;
 
-const UNSEALED: (&str, (u16, &str)) =
+pub const UNSEALED: (&str, (u16, &str)) =
     ("GET /v1/sys/seal-status", (200, r#"{"initialized":true,"sealed":false,"t":2,"progress":0}"#));
-const LOGIN: (&str, (u16, &str)) = (
+pub const LOGIN: (&str, (u16, &str)) = (
     "POST /v1/auth/approle/login",
     (200, r#"{"auth":{"client_token":"s.secret-token","lease_duration":1200,"renewable":true}}"#),
 );
-const MOUNT: (&str, (u16, &str)) =
+/// A pair that is refused is sent again only where a standby refused it.
+pub const LEADER: (&str, (u16, &str)) = (
+    "GET /v1/sys/health?standbyok=true&perfstandbyok=true",
+    (200, r#"{"initialized":true,"sealed":false,"standby":false}"#),
+);
+pub const MOUNT: (&str, (u16, &str)) =
     ("GET /v1/sys/internal/ui/mounts/kv", (200, r#"{"data":{"type":"kv","options":{"version":"2"}}}"#));
 
 impl Vault {
-    fn start(name: &str, days: (i64, i64), script: Script) -> Self {
+    pub fn start(name: &str, days: (i64, i64), script: Script) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca_key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::default();
@@ -64,27 +74,32 @@ impl Vault {
         let port = listener.local_addr().unwrap().port();
         let (config, script) = (Arc::new(config), Arc::new(script));
         let (logins, unexpected) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
-        let (counted, seen) = (logins.clone(), unexpected.clone());
+        let asked = Asked::default();
+        let (counted, seen, noted) = (logins.clone(), unexpected.clone(), asked.clone());
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (config, script, logins, seen) =
-                    (config.clone(), script.clone(), counted.clone(), seen.clone());
-                thread::spawn(move || serve(stream, config, &script, &logins, &seen));
+                let (config, script, logins, seen, noted) =
+                    (config.clone(), script.clone(), counted.clone(), seen.clone(), noted.clone());
+                thread::spawn(move || serve(stream, config, &script, &logins, &seen, &noted));
             }
         });
-        Self { port, dir, logins, unexpected }
+        Self { port, dir, logins, asked, unexpected }
     }
 
-    fn good(script: impl IntoIterator<Item = (&'static str, (u16, &'static str))>) -> Self {
+    pub fn good(script: impl IntoIterator<Item = (&'static str, (u16, &'static str))>) -> Self {
         Self::start("127.0.0.1", (-1, 1), script.into_iter().collect())
     }
 
-    fn ca(&self) -> PathBuf {
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.crt")
     }
 
     /// What `init` says and exits with, within the deadline.
-    fn init(&self, more: &[(&str, &str)]) -> (i32, String) {
+    pub fn init(&self, more: &[(&str, &str)]) -> (i32, String) {
         let ca = self.ca();
         let address = format!("https://127.0.0.1:{}", self.port);
         let mut all = vec![
@@ -105,6 +120,7 @@ fn serve(
     script: &Script,
     logins: &AtomicUsize,
     seen: &Mutex<Vec<String>>,
+    noted: &Asked,
 ) {
     let Ok(connection) = rustls::ServerConnection::new(config) else { return };
     let mut stream = BufReader::new(rustls::StreamOwned::new(connection, stream));
@@ -114,7 +130,7 @@ fn serve(
             return;
         }
         let request = line.split(' ').take(2).collect::<Vec<_>>().join(" ");
-        let mut length = 0;
+        let (mut length, mut namespace) = (0, None);
         loop {
             let mut header = String::new();
             if stream.read_line(&mut header).unwrap_or(0) == 0 || header == "\r\n" {
@@ -123,7 +139,11 @@ fn serve(
             if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().unwrap();
             }
+            if let Some(value) = header.to_ascii_lowercase().strip_prefix("x-vault-namespace:") {
+                namespace = Some(value.trim().to_owned());
+            }
         }
+        noted.lock().unwrap().push((request.clone(), namespace));
         let mut body = vec![0; length];
         stream.read_exact(&mut body).unwrap();
         if request.ends_with("/login") {
@@ -134,14 +154,21 @@ fn serve(
             seen.lock().unwrap().push(request);
             (500, "{}")
         });
-        let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        let (location, text) = match status {
+            307 => (format!("Location: {text}\r\n"), ""),
+            _ => (String::new(), text),
+        };
+        let answer = format!("HTTP/1.1 {status} X\r\n{location}Content-Length: {}\r\n\r\n{text}", text.len());
         if stream.get_mut().write_all(answer.as_bytes()).is_err() {
             return;
         }
     }
 }
 
-fn init(dir: &std::path::Path, more: &[(&str, &str)]) -> (i32, String) {
+/// The value of a setting that is not set.
+pub const UNSET: &str = "(unset)";
+
+pub fn init(dir: &std::path::Path, more: &[(&str, &str)]) -> (i32, String) {
     let mut all = vec![
         ("KESWARDEN_VAULT_ROLE_ID", "the-role-id"),
         ("KESWARDEN_VAULT_SECRET_ID", "the-secret-id"),
@@ -150,7 +177,7 @@ fn init(dir: &std::path::Path, more: &[(&str, &str)]) -> (i32, String) {
     ];
     all.extend_from_slice(more);
     let mut environment = environment(&dir.join("run"), &all);
-    environment.retain(|(name, _)| name != "KESWARDEN_FS_DIR");
+    environment.retain(|(name, value)| name != "KESWARDEN_FS_DIR" && value != UNSET);
     let output = Command::new(env!("CARGO_BIN_EXE_keswarden"))
         .arg("init")
         .env_clear()
@@ -165,7 +192,7 @@ fn init(dir: &std::path::Path, more: &[(&str, &str)]) -> (i32, String) {
 }
 
 #[track_caller]
-fn says((code, text): (i32, String), expected: i32, words: &[&str]) {
+pub fn says((code, text): (i32, String), expected: i32, words: &[&str]) {
     assert_eq!(code, expected, "{text}");
     for word in words {
         assert!(text.contains(word), "{word:?} is missing from: {text}");
@@ -238,7 +265,7 @@ fn uninitialised_and_sealed_are_told_apart() {
 #[test]
 fn refused_credentials_are_sent_once_and_not_again() {
     let refused = ("POST /v1/auth/approle/login", (400, r#"{"errors":["invalid role or secret ID"]}"#));
-    let vault = Vault::good([UNSEALED, refused]);
+    let vault = Vault::good([UNSEALED, LEADER, refused]);
     says(
         vault.init(&[]),
         77,

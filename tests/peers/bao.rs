@@ -42,6 +42,7 @@ const TOKEN_POLICY: &str = r#"path "auth/token/lookup-self" { capabilities = ["r
 path "auth/token/renew-self" { capabilities = ["update"] }
 path "auth/token/revoke-self" { capabilities = ["update"] }
 path "sys/capabilities-self" { capabilities = ["update"] }
+path "auth/approle/role/minio-sidecar/secret-id/lookup" { capabilities = ["update"] }
 "#;
 
 const CERTIFICATES: &str = "[req]
@@ -89,17 +90,33 @@ impl Bao {
 
     /// Running, and never initialised.
     pub fn uninitialised() -> Self {
+        let mut bao = Self::prepared(None, "", "");
+        bao.start();
+        bao
+    }
+
+    /// Not started yet, with more lines for its storage and for the whole of its configuration. A further node of a cluster has the
+    /// certificates, the key shares and the root token of the first one.
+    pub(super) fn prepared(first: Option<&Self>, storage: &str, lines: &str) -> Self {
         let dir = TempDir::new().expect("a temporary folder must be made");
-        make_certificates(dir.path());
+        match first {
+            None => make_certificates(dir.path()),
+            Some(first) => {
+                for file in ["ca.crt", "server.crt", "server.key"] {
+                    let copied = fs::copy(first.dir.path().join(file), dir.path().join(file));
+                    copied.expect("a certificate must be copied");
+                }
+            }
+        }
         fs::create_dir(dir.path().join("data")).expect("a temporary folder must be made");
         let (port, raft) = (free_port(), free_port());
         let folder = dir.path().display();
         let config = format!(
             r#"storage "raft" {{
   path                   = "{folder}/data"
-  node_id                = "n1"
+  node_id                = "n{port}"
   performance_multiplier = 1
-}}
+{storage}}}
 listener "tcp" {{
   address         = "127.0.0.1:{port}"
   cluster_address = "127.0.0.1:{raft}"
@@ -108,13 +125,12 @@ listener "tcp" {{
 }}
 api_addr     = "https://127.0.0.1:{port}"
 cluster_addr = "https://127.0.0.1:{raft}"
-"#
+{lines}"#
         );
         fs::write(dir.path().join("bao.hcl"), config).expect("a temporary file must be written");
-        let mut bao =
-            Self { process: None, port, shares: Vec::new(), root_token: String::new(), starts: 0, dir };
-        bao.start();
-        bao
+        let (shares, root_token) =
+            first.map(|first| (first.shares.clone(), first.root_token.clone())).unwrap_or_default();
+        Self { process: None, port, shares, root_token, starts: 0, dir }
     }
 
     /// Initialised, and still sealed.
@@ -127,6 +143,15 @@ cluster_addr = "https://127.0.0.1:{raft}"
     /// Initialised, unsealed and active.
     pub fn unsealed() -> Self {
         let bao = Self::sealed();
+        bao.unseal();
+        bao
+    }
+
+    /// The same, with more lines in its configuration.
+    pub fn unsealed_with(lines: &str) -> Self {
+        let mut bao = Self::prepared(None, "", lines);
+        bao.start();
+        bao.init();
         bao.unseal();
         bao
     }
@@ -145,6 +170,11 @@ cluster_addr = "https://127.0.0.1:{raft}"
     /// Kills it. The data stay.
     pub fn stop(&mut self) {
         self.process = None;
+    }
+
+    /// The running server.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("OpenBao must have been started")
     }
 
     /// Makes the key shares and the root token.
@@ -167,10 +197,19 @@ cluster_addr = "https://127.0.0.1:{raft}"
 
     /// Gives as many shares as are needed, and waits until it is active. A share may have been given before.
     pub fn unseal(&self) {
+        self.unseal_until("sys/health");
+    }
+
+    /// The same for a node of a cluster, which may be a standby then.
+    pub fn unseal_node(&self) {
+        self.unseal_until("sys/health?standbyok=true");
+    }
+
+    fn unseal_until(&self, healthy: &str) {
         for share in 0..Self::THRESHOLD {
             self.unseal_one(share);
         }
-        eventually(SOON, "OpenBao is active", || match self.try_api("GET", "sys/health", None, None)? {
+        eventually(SOON, "OpenBao is active", || match self.try_api("GET", healthy, None, None)? {
             (200, _) => Ok(()),
             (status, answer) => Err(format!("sys/health: {status} {answer}")),
         });
@@ -181,6 +220,16 @@ cluster_addr = "https://127.0.0.1:{raft}"
         assert_eq!(status, 204, "sealing must work: {answer}");
         let (status, _) = self.api("GET", "sys/health", None, None);
         assert_eq!(status, 503, "it must be sealed now");
+    }
+
+    /// Sends a signal to its process, such as `STOP`.
+    pub fn signal(&mut self, signal: &str) {
+        self.process().signal(signal);
+    }
+
+    /// Its folder: `ca.crt`, `ca.key`, `server.crt`, `server.key`, `tls.cnf`, and its data.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub fn root_token(&self) -> &str {

@@ -6,6 +6,7 @@
 
 mod agent;
 mod bao;
+mod cluster;
 mod http;
 mod minio;
 mod process;
@@ -15,6 +16,7 @@ mod proxy;
 pub use self::{
     agent::Agent,
     bao::{Bao, policy},
+    cluster::three_nodes,
     http::{answers, http_get},
     minio::{Mc, Minio},
     process::{Process, finish, succeeded},
@@ -50,6 +52,15 @@ pub fn binary(name: &str) -> PathBuf {
     let folder = std::env::var_os("KESWARDEN_PEERS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers"), PathBuf::from);
     let path = folder.join("bin").join(name);
+    assert!(path.exists(), "{} is missing: run tests/peers/install first", path.display());
+    path
+}
+
+/// The library that gives a process another clock.
+pub fn faketime() -> PathBuf {
+    let folder = std::env::var_os("KESWARDEN_PEERS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers"), PathBuf::from);
+    let path = folder.join("lib/libfaketime.so.1");
     assert!(path.exists(), "{} is missing: run tests/peers/install first", path.display());
     path
 }

@@ -135,6 +135,11 @@ impl Process {
         succeeded(&line, &finish(command.arg("-c").arg(&line), "", SOON));
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its exit code, or 128 and the signal that ended it, once it has ended.
     pub fn ended(&mut self) -> Option<i32> {
         self.child.try_wait().expect("a child must be waited for").map(code)

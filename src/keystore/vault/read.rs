@@ -6,7 +6,7 @@ use crate::{
     names::Name,
     secret::Secret,
     store::{Error, KeyStore},
-    vault::verdict::{Answer, Asked},
+    vault::verdict::{self, Answer, Asked},
 };
 use serde_json::{Value, json};
 
@@ -83,7 +83,7 @@ impl VaultStore {
                 false => Cause::KeyDeleted
                     .seen(format!(
                         "version 1 of the key at {place} in Vault {address} was deleted at {}",
-                        metadata["deletion_time"].as_str().unwrap_or("an unknown time")
+                        verdict::plain(metadata["deletion_time"].as_str().unwrap_or("an unknown time"))
                     ))
                     .fix(format!("undelete it: `bao kv undelete -mount={mount} -versions=1 {inner}`")),
             });
@@ -91,7 +91,12 @@ impl VaultStore {
         let history = match version {
             Version::V1 => false,
             Version::V2 => match self.has_metadata(name).await {
-                Ok(history) => history,
+                // A standby may have heard of the key between the two questions: then its version 1 is there by now.
+                Ok(true) => {
+                    let again = self.client.get(asked, Some("version=1")).await;
+                    !again.is_ok_and(|answer| answer.status == 200)
+                }
+                Ok(false) => false,
                 // Without the right to look, the first 404 is all there is to know.
                 Err(finding) if finding.cause == Cause::PolicyMissing => false,
                 Err(finding) => return Error::Failed(finding),
@@ -106,7 +111,11 @@ impl VaultStore {
             false => Error::Missing(
                 Cause::KeyMissing
                     .seen(format!("there is no key at {place} in Vault {address}"))
-                    .fix(format!("create it once: {}", self.how_to_create(name))),
+                    .fix(format!(
+                        "create it once: {}; if anything was ever sealed with a key of this name, restore that one from a backup: \
+                         another opens nothing of it",
+                        self.how_to_create(name)
+                    )),
             ),
         }
     }
@@ -133,8 +142,15 @@ impl VaultStore {
             // Without the right to look there is nothing to tell.
             return Ok(None);
         }
-        let current = answer.json::<Value>().and_then(|body| body.pointer("/data/current_version")?.as_u64());
-        let Some(current) = current.filter(|current| *current > 1) else { return Ok(None) };
+        let metadata: Value = answer.json().unwrap_or_default();
+        // Those that were removed again push nothing out that is not pushed out yet, and nobody can act on them twice.
+        let is_there =
+            |version: &Value| version["destroyed"] != json!(true) && version["deletion_time"] == json!("");
+        let versions = metadata.pointer("/data/versions").and_then(Value::as_object).into_iter().flatten();
+        let later = versions
+            .filter(|(_, version)| is_there(version))
+            .filter_map(|(number, _)| number.parse::<u64>().ok());
+        let Some(current) = later.max().filter(|current| *current > 1) else { return Ok(None) };
         let (mount, place) = (&self.config.mount, self.path("", name.as_str()));
         let inner = place.strip_prefix(&format!("{mount}/")).unwrap_or(&place);
         Ok(Some(

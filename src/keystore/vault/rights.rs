@@ -1,7 +1,11 @@
 //! What a login may do beyond what is needed, and how the mount keeps history: for `doctor`, which only looks.
 
 use super::{VaultStore, Version};
-use crate::{cause::Finding, names::Name, vault::verdict::Asked};
+use crate::{
+    cause::{Cause, Finding},
+    names::Name,
+    vault::verdict::Asked,
+};
 use serde_json::{Value, json};
 
 /// Nobody who only reads and creates keys needs these; whoever has them can overwrite or remove keys.
@@ -10,7 +14,7 @@ const DANGEROUS: [&str; 5] = ["update", "patch", "delete", "sudo", "root"];
 const HISTORY: u64 = 100;
 
 impl VaultStore {
-    pub(super) async fn look_at_rights(&self, name: &Name) -> Result<Vec<String>, Finding> {
+    pub(super) async fn look_at_rights(&self, name: &Name) -> Result<Vec<Finding>, Finding> {
         let version = self.version().await?;
         let mut notes = self.beyond_need(version, name).await?;
         if version == Version::V2 {
@@ -19,7 +23,7 @@ impl VaultStore {
         Ok(notes)
     }
 
-    async fn beyond_need(&self, version: Version, name: &Name) -> Result<Vec<String>, Finding> {
+    async fn beyond_need(&self, version: Version, name: &Name) -> Result<Vec<Finding>, Finding> {
         let parent = |part: &str| {
             [self.config.mount.as_str(), part]
                 .into_iter()
@@ -38,7 +42,11 @@ impl VaultStore {
         let paths: Vec<_> = keys.iter().chain(&folders).collect();
         let answer = self.client.post(&asked, &json!({ "paths": paths })).await?;
         if answer.status != 200 {
-            return Ok(vec!["what else the login may do is not known: the policy does not allow `update` on sys/capabilities-self".to_owned()]);
+            return Ok(vec![
+                Cause::RightsBeyondNeed
+                    .seen("what else the login may do is not known: the policy does not let it ask")
+                    .fix("add to the policy: path \"sys/capabilities-self\" { capabilities = [\"update\"] }"),
+            ]);
         }
         let rights: Value = answer.json().unwrap_or_default();
         let of = |path: &str| -> Vec<String> {
@@ -51,22 +59,25 @@ impl VaultStore {
             let too_many: Vec<_> =
                 of(path).into_iter().filter(|right| DANGEROUS.contains(&right.as_str())).collect();
             if !too_many.is_empty() {
-                notes.push(format!(
-                    "the login may `{}` {path}: take that away, nobody here needs it, and keys are lost that way",
+                notes.push(Cause::RightsBeyondNeed.seen(format!(
+                    "the login may `{}` {path}, and keys are lost that way",
                     too_many.join(", ")
-                ));
+                )));
             }
         }
         let has_prefix = !self.config.prefix.is_empty();
         for path in folders.iter().filter(|_| has_prefix) {
             if of(path).iter().any(|right| right == "list") {
-                notes.push(format!("the login may `list` {path}, where other tenants' keys may be"));
+                notes.push(
+                    Cause::RightsBeyondNeed
+                        .seen(format!("the login may `list` {path}, where other tenants' keys may be")),
+                );
             }
         }
         Ok(notes)
     }
 
-    async fn mount_settings(&self) -> Result<Vec<String>, Finding> {
+    async fn mount_settings(&self) -> Result<Vec<Finding>, Finding> {
         let path = format!("{}/config", self.config.mount);
         let asked = Asked { what: "reading the mount's settings", path: &path };
         let answer = self.client.get(&asked, None).await?;
@@ -77,17 +88,20 @@ impl VaultStore {
         let data = &settings["data"];
         let mut notes = Vec::new();
         if data["cas_required"] != json!(true) {
-            notes.push(format!(
-                "the mount does not demand compare-and-set: `bao write {path} cas_required=true`"
-            ));
+            notes.push(
+                Cause::MountCasOptional
+                    .seen(format!("the mount '{}' does not demand compare-and-set", self.config.mount))
+                    .fix(format!("`bao write {path} cas_required=true`")),
+            );
         }
         let most = data["max_versions"].as_u64().unwrap_or(0);
         if most < HISTORY {
             let kept = if most == 0 { 10 } else { most };
-            notes.push(format!(
-                "the mount keeps {kept} versions of a key, so as many writes push version 1 out, which is what counts: `bao write \
-                 {path} max_versions={HISTORY}`"
-            ));
+            notes.push(
+                Cause::MountHistoryShort
+                    .seen(format!("the mount '{}' keeps {kept} versions of a key", self.config.mount))
+                    .fix(format!("`bao write {path} max_versions={HISTORY}`")),
+            );
         }
         Ok(notes)
     }

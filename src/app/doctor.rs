@@ -1,0 +1,230 @@
+//! `keswarden doctor`: every check of the gate once, and what no gate may wait for: rights beyond need, what ends soon, MinIO's probes.
+//! It makes nothing but the login that it needs, which it leaves in the run directory like any other of our processes.
+
+use super::{Base, Deps, Stopped, canaries};
+use crate::{
+    cause::{Cause, Finding},
+    config::{self, Settings},
+    gate::{self, Check},
+    kes_client,
+    names::Name,
+    s3,
+    store::KeyStore,
+    tls::{self, trust::PeerEnds},
+};
+use std::{path::PathBuf, time::Duration};
+
+/// One thing that was looked at.
+pub struct Row {
+    /// In words.
+    pub what: String,
+    pub outcome: Outcome,
+    pub took: Duration,
+}
+
+pub enum Outcome {
+    Well(String),
+    /// It works, and should not stay so: no exit code tells of it.
+    Warning(Finding),
+    Failed(Finding),
+    /// Not looked at; why.
+    Skipped(&'static str),
+}
+
+/// The bound of one request to MinIO, and to KES.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub async fn examine(settings: Settings, deps: Deps) -> Result<Vec<Row>, Stopped> {
+    let base = Base::beside(deps.clock, &settings);
+    let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
+    let mut gate =
+        gate::Config { create: gate::Create::Never, pins, canaries: canaries(&settings), ..settings.gate() };
+    gate.keys = keys(&settings);
+    let mut rows = of_settings(&settings);
+    let checked = gate::examine(&gate, store.clone(), &base.registry, base.clock.clone()).await;
+    let store_is_well =
+        checked.iter().any(|row| row.check == Check::Store && matches!(row.result, Some(Ok(_))));
+    rows.extend(checked.into_iter().flat_map(|row| of_gate(row, &gate.keys)));
+    let doctor = Doctor { settings: &settings, base: &base, store: &*store, gate: &gate };
+    if !gate.kes_alone {
+        doctor.login_and_rights(store_is_well, &mut rows).await;
+    }
+    doctor.certificates(&mut rows).await;
+    doctor.minio(&mut rows).await;
+    Ok(rows)
+}
+
+/// Every key that the settings name: the default EK, that of bucket defaults, those with stated pins.
+fn keys(settings: &Settings) -> Vec<Name> {
+    let sse = settings.minio.sse.as_ref().filter(|_| settings.minio.endpoint.is_some());
+    let sse = sse.and_then(|sse| match &sse.wanted {
+        s3::Sse::Kms(key) => Name::parse(key).ok(),
+        s3::Sse::S3 => None,
+    });
+    let stated = settings.pins.stated.keys().filter_map(|name| Name::parse(name).ok());
+    let mut keys = vec![settings.key.clone()];
+    for name in sse.into_iter().chain(stated) {
+        if !keys.contains(&name) {
+            keys.push(name);
+        }
+    }
+    keys
+}
+
+/// What the agent warns of at its start is a failure to who asks.
+fn of_settings(settings: &Settings) -> Vec<Row> {
+    let what = || "the settings".to_owned();
+    let row = |outcome| Row { what: what(), outcome, took: Duration::ZERO };
+    match settings.warnings.as_slice() {
+        [] => vec![row(Outcome::Well("every name is known".to_owned()))],
+        warnings => {
+            let findings = warnings.iter().map(|warning| Cause::SettingDoubtful.seen(warning.clone()));
+            findings.map(|finding| row(Outcome::Failed(finding))).collect()
+        }
+    }
+}
+
+fn of_gate(gate::Row { check, result, took }: gate::Row, keys: &[Name]) -> Vec<Row> {
+    let row = |outcome| Row { what: check.what(keys), outcome, took };
+    match result {
+        None => vec![row(Outcome::Skipped("an earlier check failed"))],
+        Some(Ok(seen)) => vec![row(Outcome::Well(seen))],
+        Some(Err(findings)) => findings.into_iter().map(|finding| row(Outcome::Failed(finding))).collect(),
+    }
+}
+
+struct Doctor<'a> {
+    settings: &'a Settings,
+    base: &'a Base,
+    store: &'a dyn KeyStore,
+    gate: &'a gate::Config,
+}
+
+// === impl Doctor ===
+
+impl Doctor<'_> {
+    async fn login_and_rights(&self, store_is_well: bool, rows: &mut Vec<Row>) {
+        let (login, rights) = ("the login", "rights and history");
+        if !store_is_well {
+            for what in [login, rights] {
+                let outcome = Outcome::Skipped("the key store does not answer");
+                rows.push(Row { what: what.to_owned(), outcome, took: Duration::ZERO });
+            }
+            return;
+        }
+        let begun = self.base.clock.now();
+        let standing = self.store.standing().await;
+        let took = self.base.clock.now() - begun;
+        rows.extend(warnings(login, standing, "nothing of it ends soon", took));
+        let begun = self.base.clock.now();
+        let mut notes = self.store.caveats().await;
+        for key in &self.gate.keys {
+            let more = self.store.notes(key).await;
+            notes = notes.and_then(|mut notes| {
+                // What concerns the mount is said for each key.
+                notes.extend(more?.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
+                Ok(notes)
+            });
+        }
+        let took = self.base.clock.now() - begun;
+        match notes {
+            Ok(notes) => rows.extend(warnings(
+                rights,
+                notes,
+                "no right beyond need, a history that is long enough",
+                took,
+            )),
+            Err(finding) => {
+                rows.push(Row { what: rights.to_owned(), outcome: Outcome::Failed(finding), took });
+            }
+        }
+    }
+
+    /// Those in files, and those that peers show.
+    async fn certificates(&self, rows: &mut Vec<Row>) {
+        let begun = self.base.clock.now();
+        let now = self.base.clock.unix_seconds();
+        let mut looked = Vec::new();
+        for (what, path) in self.files() {
+            let chain = tls::read_certificates(&path).ok();
+            if let Some(at) = chain.and_then(|chain| tls::not_after(&chain[0])) {
+                looked.push(tls::look_ahead(&format!("{what}, {},", path.display()), at, now));
+            }
+        }
+        if let Some(at) = self.shown_by_kes().await {
+            looked.push(tls::look_ahead("the certificate of KES", at, now));
+        }
+        let took = self.base.clock.now() - begun;
+        let what = "certificates";
+        let (well, soon): (Vec<_>, Vec<_>) = looked.into_iter().partition(Result::is_ok);
+        rows.extend(soon.into_iter().filter_map(Result::err).map(|finding| Row {
+            what: what.to_owned(),
+            outcome: Outcome::Warning(finding),
+            took,
+        }));
+        let well: Vec<_> = well.into_iter().flatten().collect();
+        if !well.is_empty() {
+            rows.push(Row { what: what.to_owned(), outcome: Outcome::Well(well.join("; ")), took });
+        }
+    }
+
+    fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut files = Vec::new();
+        for (what, name) in [
+            ("our CA", "ca.crt"),
+            ("our server's certificate", "server.crt"),
+            ("MinIO's certificate for us", "client.crt"),
+        ] {
+            files.push((what, self.settings.run_dir.join(name)));
+        }
+        if let config::Store::Vault(configs) = &self.settings.store
+            && let Some((certificate, _)) = &configs.0.client_certificate
+        {
+            files.push(("our certificate for Vault", certificate.clone()));
+        }
+        let of_minio = self.settings.minio.env.get("MINIO_KMS_KES_CERT_FILE").map(PathBuf::from);
+        let of_minio = of_minio.filter(|path| !path.starts_with(&self.settings.run_dir));
+        files.extend(of_minio.map(|path| ("MinIO's certificate for KES", path)));
+        files
+    }
+
+    async fn shown_by_kes(&self) -> Option<i64> {
+        let config = (self.gate.kes)().ok()??;
+        let ends = PeerEnds::default();
+        let client = kes_client::Client::noting(config, &self.base.clock, &ends).ok()?;
+        client.greet().await;
+        ends.last()
+    }
+
+    /// Its two probes: that it runs, and that it gets data keys.
+    async fn minio(&self, rows: &mut Vec<Row>) {
+        let whats = ["MinIO's liveness probe", "MinIO's readiness probe"];
+        let Some(endpoint) = &self.settings.minio.endpoint else {
+            for what in whats {
+                let outcome = Outcome::Skipped("KESWARDEN_MINIO_ENDPOINT is not set");
+                rows.push(Row { what: what.to_owned(), outcome, took: Duration::ZERO });
+            }
+            return;
+        };
+        for (what, path) in whats.into_iter().zip(["/minio/health/live", "/minio/health/ready"]) {
+            let begun = self.base.clock.now();
+            let outcome = match s3::probe(endpoint, self.settings.minio.ca.as_deref(), path, PATIENCE).await {
+                Ok(seen) => Outcome::Well(seen),
+                Err(error @ s3::Error::Refused { .. }) => {
+                    Outcome::Failed(Cause::MinioNotReady.seen(error.to_string()))
+                }
+                Err(error) => Outcome::Failed(Cause::MinioUnreachable.seen(error.to_string())),
+            };
+            rows.push(Row { what: what.to_owned(), outcome, took: self.base.clock.now() - begun });
+        }
+    }
+}
+
+/// A row for each of them, or one that says that all is well.
+fn warnings(what: &str, findings: Vec<Finding>, well: &str, took: Duration) -> Vec<Row> {
+    let row = |outcome| Row { what: what.to_owned(), outcome, took };
+    match findings.is_empty() {
+        true => vec![row(Outcome::Well(well.to_owned()))],
+        false => findings.into_iter().map(|finding| row(Outcome::Warning(finding))).collect(),
+    }
+}

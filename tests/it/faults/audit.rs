@@ -1,0 +1,59 @@
+//! Row 22: an audit device that stalls or fails. OpenBao does nothing that it cannot write down, so every request hangs or is refused,
+//! and the health page, of which no audit device hears, is green all the while.
+
+use super::{Site, approle, put_key};
+use crate::{
+    harness::key_text,
+    peers::{Bao, Process, SOON, eventually, finish, policy, succeeded},
+};
+use std::{fs, process::Command};
+
+const CAUSE: &str = "vault_unhealthy_behind_green_health";
+
+/// The agent goes on, and has named the cause so many times; a gate names it too; and the health page says that all is well.
+fn goes_on(site: &mut Site, times: usize) -> String {
+    let log = site.goes_on_while(CAUSE);
+    let said = format!("served, unverified: {CAUSE}: ");
+    eventually(SOON, "the agent names it", || site.agent.process().log().matches(&said).count() >= times);
+    let (status, page) = site.bao.api("GET", "sys/health", None, None);
+    assert_eq!(status, 200, "the health page is green: {page}");
+    log
+}
+
+#[test]
+fn an_audit_device_that_stalls_behind_a_green_health_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("audit");
+    succeeded("mkfifo", &finish(Command::new("mkfifo").arg(&device), "", SOON));
+    let mut cat = Command::new("cat");
+    cat.arg(&device);
+    let mut reader = Process::spawn("the reader of the audit device", cat, dir.path().join("read"));
+    let lines = format!(
+        "audit \"file\" \"stalls\" {{\n  options {{\n    file_path = \"{}\"\n  }}\n}}\n",
+        device.display()
+    );
+    let bao = Bao::unsealed_with(&lines);
+    bao.setup_kv(2, "kv");
+    put_key(&bao, &key_text());
+    let login = approle(&bao, &policy(2));
+    let mut site = Site::serving(bao, &login);
+
+    // Nobody reads. The agent's own requests fill the pipe, and then every request hangs.
+    reader.signal("STOP");
+    let log = goes_on(&mut site, 1);
+    assert!(log.contains("got no answer within 1s"), "{log}");
+    reader.signal("CONT");
+    site.recovers();
+    site.gate_passes();
+
+    // It cannot be opened any more, as after a log rotation that went wrong: every request fails, without a reason.
+    fs::remove_file(&device).unwrap();
+    fs::create_dir(&device).unwrap();
+    site.bao.process().signal("HUP");
+    let log = goes_on(&mut site, 2);
+    assert!(log.contains("500 internal error"), "{log}");
+    fs::remove_dir(&device).unwrap();
+    site.bao.process().signal("HUP");
+    site.recovers();
+    site.gate_passes();
+}

@@ -1,0 +1,102 @@
+//! Row 29: the transit key that wraps the keys is rotated, retired, deleted, lost, made anew, or not allowed. Nothing of it is a lost
+//! key: an agent seals and opens on, and verifies again once the transit key is back.
+
+use super::{Site, approle};
+use crate::{
+    harness::KEY,
+    peers::{Bao, SOON, policy},
+};
+
+/// What a login needs, with these operations of the transit key `wrap`.
+fn with_transit(operations: &[&str]) -> String {
+    let stanza =
+        |operation: &&str| format!("path \"transit/{operation}/wrap\" {{ capabilities = [\"update\"] }}\n");
+    policy(2) + &operations.iter().map(stanza).collect::<String>()
+}
+
+/// What the store holds under a name.
+fn stored(site: &Site, name: &str) -> String {
+    site.bao.ok(&["kv", "get", "-mount=kv", &format!("-field={name}"), &format!("minio/{name}")], "")
+}
+
+/// An agent that has made its key, wrapped by the first version of the transit key `wrap`; and a backup of both versions of that.
+fn wrapped_and_rotated() -> (Site, String) {
+    let bao = Bao::unsealed();
+    bao.setup_kv(2, "kv");
+    bao.ok(&["secrets", "enable", "transit"], "");
+    bao.ok(&["write", "transit/keys/wrap", "exportable=true", "allow_plaintext_backup=true"], "");
+    let mut login = approle(&bao, &with_transit(&["encrypt", "decrypt"]));
+    login.push(("KESWARDEN_VAULT_TRANSIT_KEY", "wrap".to_owned()));
+    login.push(("KESWARDEN_KEY_CREATE", "if-new".to_owned()));
+    let site = Site::serving(bao, &login);
+    assert!(stored(&site, KEY).starts_with("vault:v1:"));
+    site.bao.ok(&["write", "-f", "transit/keys/wrap/rotate"], "");
+    site.bao.ok(&["write", "transit/keys/wrap/config", "deletion_allowed=true"], "");
+    let backup = site.bao.ok(&["read", "-field=backup", "transit/backup/wrap"], "");
+    (site, backup)
+}
+
+#[test]
+fn a_transit_key_that_is_rotated_retired_or_deleted() {
+    let (site, backup) = wrapped_and_rotated();
+    site.recovers();
+    site.gate_passes();
+    // What is made from now on is wrapped by the new version.
+    let mut pod = site.pod();
+    pod.set("KESWARDEN_KEY_NAME", "later");
+    let mut init = pod.init();
+    assert_eq!(init.wait(SOON), 0, "{}", init.log());
+    assert!(stored(&site, "later").starts_with("vault:v2:"));
+
+    let oldest = |version: u8| {
+        let version = format!("min_decryption_version={version}");
+        site.bao.ok(&["write", "transit/keys/wrap/config", &version], "");
+    };
+    oldest(2);
+    let told = site.goes_on_while("transit_version_refused");
+    assert!(told.contains("bao write transit/keys/wrap/config min_decryption_version=1"), "{told}");
+    oldest(1);
+    site.recovers();
+
+    site.bao.ok(&["delete", "transit/keys/wrap/soft-delete"], "");
+    let told = site.goes_on_while("transit_key_deleted");
+    assert!(told.contains("bao write -f transit/keys/wrap/soft-delete-restore"), "{told}");
+    site.bao.ok(&["write", "-f", "transit/keys/wrap/soft-delete-restore"], "");
+    site.recovers();
+
+    // Gone for good; then somebody makes another one of its name, which opens nothing; then the backup is found.
+    site.bao.ok(&["delete", "transit/keys/wrap"], "");
+    let told = site.goes_on_while("transit_key_missing");
+    assert!(told.contains("KESWARDEN_VAULT_TRANSIT_KEY"), "{told}");
+    site.bao.ok(&["write", "-f", "transit/keys/wrap"], "");
+    let told = site.goes_on_while("transit_failed");
+    assert!(told.contains("message authentication failed"), "{told}");
+    site.bao.ok(&["write", "transit/restore/wrap", "force=true", "backup=-"], &backup);
+    site.recovers();
+    site.gate_passes();
+    assert_eq!(site.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}"), 0.0, "it was never lost");
+}
+
+#[test]
+fn what_the_policy_lacks_for_transit_is_spelt_out_and_no_reason_to_log_in_again() {
+    let (mut site, _) = wrapped_and_rotated();
+    let allow = |site: &Site, operations: &[&str]| {
+        site.bao.ok(&["policy", "write", "minio-sidecar", "-"], &with_transit(operations));
+    };
+    let before = site.logins();
+    allow(&site, &["encrypt"]);
+    let told = site.goes_on_while("policy_missing");
+    assert!(told.contains("path \"transit/decrypt/wrap\" { capabilities = [\"update\"] }"), "{told}");
+    allow(&site, &["encrypt", "decrypt"]);
+    site.recovers();
+    assert_eq!(site.logins(), before);
+
+    // Whoever makes the first key needs the other one.
+    allow(&site, &["decrypt"]);
+    site.settings.push(("KESWARDEN_KEY_NAME", "later".to_owned()));
+    let told = site.gate_says("policy_missing");
+    assert!(told.contains("path \"transit/encrypt/wrap\" { capabilities = [\"update\"] }"), "{told}");
+    allow(&site, &["encrypt", "decrypt"]);
+    site.gate_passes();
+    assert!(stored(&site, "later").starts_with("vault:v2:"));
+}
