@@ -88,25 +88,40 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Er
     }
 }
 
-/// A certificate that ends within so long is told of.
-const AHEAD: f64 = 7.0 * 86_400.0;
-
-/// When a certificate ends, in words; a finding when that is soon, or was before `now`. Both are seconds since 1970.
-pub fn look_ahead(what: &str, not_after: i64, now: f64) -> Result<String, Finding> {
-    let ends =
-        jiff::Timestamp::from_second(not_after).map_or_else(|_| not_after.to_string(), |at| at.to_string());
-    match not_after as f64 - now {
-        left if left <= 0.0 => Err(Cause::CertificateExpiring.seen(format!("{what} has ended at {ends}"))),
-        left if left < AHEAD => Err(Cause::CertificateExpiring.seen(format!("{what} ends at {ends}"))),
-        _ => Ok(format!("{what} ends at {ends}")),
-    }
+/// From when to when a certificate counts, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    pub begins: i64,
+    pub ends: i64,
 }
 
-/// When a certificate ends, in seconds since 1970.
-pub fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
-    use x509_parser::prelude::{FromDer, X509Certificate};
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    Some(parsed.validity().not_after.timestamp())
+/// A certificate that ends within so long is told of, unless it lives so shortly that this is as it should be.
+const AHEAD: f64 = 7.0 * 86_400.0;
+
+// === impl Validity ===
+
+impl Validity {
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let validity = parsed.validity();
+        Some(Self { begins: validity.not_before.timestamp(), ends: validity.not_after.timestamp() })
+    }
+
+    /// When it ends, in words; a finding when that is soon, or was before `now`. Who renews certificates does so with a third of
+    /// their life left, so a quarter is soon, and a week at the most.
+    pub fn look_ahead(self, what: &str, now: f64) -> Result<String, Finding> {
+        let ends = jiff::Timestamp::from_second(self.ends)
+            .map_or_else(|_| self.ends.to_string(), |at| at.to_string());
+        let soon = AHEAD.min((self.ends - self.begins) as f64 / 4.0);
+        match self.ends as f64 - now {
+            left if left <= 0.0 => {
+                Err(Cause::CertificateExpiring.seen(format!("{what} has ended at {ends}")))
+            }
+            left if left < soon => Err(Cause::CertificateExpiring.seen(format!("{what} ends at {ends}"))),
+            _ => Ok(format!("{what} ends at {ends}")),
+        }
+    }
 }
 
 /// What a failed handshake means to a person.
@@ -200,5 +215,21 @@ fn kind_of(error: &rustls::Error) -> Trouble {
             }
         }
         _ => Trouble::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_told_of_ahead_and_one_that_lives_shortly_is_not_told_of_for_ever() {
+        const DAY: i64 = 86_400;
+        let left = |lives: i64, left: f64| {
+            let validity = Validity { begins: 0, ends: lives * DAY };
+            validity.look_ahead("it", lives as f64 * DAY as f64 - left * DAY as f64).is_ok()
+        };
+        assert_eq!([8.0, 6.9, -1.0].map(|days| left(90, days)), [true, false, false]);
+        assert_eq!([0.3, 0.2].map(|days| left(1, days)), [true, false]);
     }
 }

@@ -4,38 +4,43 @@
 //! own client follows redirects with the token on them, panics on odd tokens, prints tokens in `Debug` and drops
 //! headers. Whatever a server answers becomes an [`Answer`] or a [`Finding`] here; no foreign error leaves this module.
 
+mod counted;
 mod endpoints;
 mod entry;
+mod keep;
 pub mod lease;
 pub mod login;
 mod refusals;
 mod session;
 mod standing;
+mod state;
 pub mod transport;
 pub mod verdict;
+mod wire;
 
 use crate::{
     cause::{Cause, Finding},
     clock::{Clock, Instant},
-    metrics::{self, Registry},
+    metrics::Registry,
     secret::Secret,
-    shutdown::Hangups,
     tls::trust::PeerEnds,
 };
+use counted::Metrics;
 use endpoints::{Call, Headers};
-use lease::{Action, Failed, Lease};
+use lease::Lease;
 use login::Login;
-use prometheus::{Gauge, HistogramVec, IntCounterVec};
 pub use refusals::Refusals;
 use rustify::endpoint::Endpoint;
 use session::Heritage;
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use transport::{FailureKind, Transport, Wire};
+use transport::{FailureKind, Transport};
 use verdict::{Answer, Asked};
+use wire::Wire;
 
 /// Where Vault is and who we are.
 #[derive(Clone)]
@@ -98,49 +103,16 @@ struct Session {
     /// The token whose standing was looked at last, and when.
     inspected: Option<(Arc<Secret>, Instant)>,
     /// Why the login could not be kept, as last logged.
-    said: Option<(Cause, Instant)>,
+    said: HashMap<(&'static str, Cause), Instant>,
     /// What was told of our standing.
     told: Vec<Finding>,
 }
 
-struct Metrics {
-    requests: HistogramVec,
-    logins: IntCounterVec,
-    token_expiry: Gauge,
-    last_renewal: Gauge,
-    secret_id_expiry: Gauge,
-    certificate: Gauge,
-    own_certificate: Gauge,
-    skew: Gauge,
-    state: metrics::States<4>,
-}
-
-/// What `sys/seal-status` says, and `sys/health`, as far as each does.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default)]
-struct SealStatus {
-    initialized: Option<bool>,
-    sealed: Option<bool>,
-    t: u64,
-    progress: u64,
-    standby: bool,
-}
-
-/// How often an idle lease is looked at: no timer runs while a machine is suspended, and tokens end all the same.
-const LOOK: Duration = Duration::from_secs(60);
-/// Between lines that say the same.
-const REMIND: Duration = Duration::from_secs(60);
 /// No pause is longer, whatever Vault asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A standby is behind its leader (≤ 102 ms seen), for a token as for a key.
 const LAG: Duration = Duration::from_millis(150);
 const YOUNG: Duration = Duration::from_secs(1);
-/// The bound of a question for the seal status, which costs nothing to answer.
-const SEAL_STATUS: Duration = Duration::from_secs(2);
-/// How often the addresses that are not asked now are looked at.
-const LOOK_AROUND: Duration = Duration::from_secs(60);
-/// The bound of a look at the health page, which costs nothing to answer.
-const HEALTH: Duration = Duration::from_secs(1);
 /// Seconds that two clocks may differ by: certificates that are just made become valid no later.
 const MOST_SKEW: f64 = 60.0;
 
@@ -192,82 +164,6 @@ impl Client {
 
     pub fn address(&self) -> &str {
         &self.config.address
-    }
-
-    /// Reachable, initialised and unsealed: the node that answered last, or another one when it is not.
-    pub async fn unsealed(&self) -> Result<(), Finding> {
-        let mut turn = self.wire.turn();
-        let first = turn.next().expect("there must be an address");
-        let mut worst = match self.seal_state(first).await {
-            Ok(()) => return Ok(()),
-            Err(finding) => finding,
-        };
-        // At once: each may hang for as long as one.
-        let others = turn.map(|at| async move { (at, self.seal_state(at).await) });
-        for (at, state) in futures_util::future::join_all(others).await {
-            match state {
-                Ok(()) => {
-                    self.wire.prefer(at);
-                    return Ok(());
-                }
-                Err(finding) if telling(finding.cause) > telling(worst.cause) => worst = finding,
-                Err(_) => {}
-            }
-        }
-        Err(worst)
-    }
-
-    async fn seal_state(&self, at: usize) -> Result<(), Finding> {
-        let asked = Asked { what: "asking for the seal status", path: "sys/seal-status" };
-        let call = Call::get(asked.path);
-        let begun = self.clock.now();
-        let bound = SEAL_STATUS.min(self.config.timeout);
-        let answer = self.wire.send_within(bound, at, &call, &Headers::none()).await;
-        self.observe(&asked, begun, &answer);
-        let place = Config { address: self.wire.address(at).to_owned(), ..self.config.clone() };
-        let answer = answer.map_err(|failure| verdict::unreachable(&asked, &place, &failure));
-        let result = answer.and_then(|answer| self.judge_seal_state(&asked, &place, &answer));
-        self.note_state(result.as_ref().err().map(|finding| finding.cause));
-        result
-    }
-
-    fn judge_seal_state(&self, asked: &Asked<'_>, place: &Config, answer: &Answer) -> Result<(), Finding> {
-        if answer.status != 200 {
-            return Err(verdict::of(asked, place, answer));
-        }
-        let status: Option<SealStatus> = answer.json();
-        let Some(SealStatus { initialized: Some(initialized), sealed: Some(sealed), t, progress, .. }) =
-            status
-        else {
-            return Err(verdict::not_vault(place, answer));
-        };
-        let address = &place.address;
-        match (initialized, sealed) {
-            (false, _) => Err(Cause::VaultUninitialised.seen(format!("Vault {address} is not initialised"))),
-            (true, true) => Err(Cause::VaultSealed
-                .seen(format!("Vault {address} is sealed (unseal progress {progress} of {t} keys)"))),
-            (true, false) => Ok(()),
-        }
-    }
-
-    /// What Vault last was: every answer says so, and so does none.
-    fn note_state(&self, trouble: Option<Cause>) {
-        self.metrics.state.set(match trouble {
-            Some(Cause::VaultSealed) => "sealed",
-            Some(Cause::VaultUninitialised) => "uninitialised",
-            Some(
-                Cause::VaultUnreachable
-                | Cause::VaultUnreachableRefused
-                | Cause::VaultUnreachableTimeout
-                | Cause::VaultUnreachableDns
-                | Cause::VaultTlsUnknownCa
-                | Cause::VaultTlsName
-                | Cause::VaultTlsExpired
-                | Cause::VaultTlsPlainHttp
-                | Cause::VaultTlsOther,
-            ) => "unreachable",
-            _ => "unsealed",
-        });
     }
 
     fn observe(&self, asked: &Asked<'_>, begun: Instant, answer: &Result<Answer, transport::Failure>) {
@@ -344,111 +240,6 @@ impl Client {
         verdict::not_vault(&self.config, answer)
     }
 
-    /// Keeps the token alive: renews it, and logs in anew when that fails. A SIGHUP has refused credentials tried again. Runs until
-    /// it is dropped.
-    pub async fn keep(&self) {
-        let mut hangups = Hangups::listen().ok();
-        let mut looked = self.clock.now();
-        loop {
-            self.inspect().await;
-            if self.clock.now() - looked >= LOOK_AROUND {
-                looked = self.clock.now();
-                self.look_around().await;
-            }
-            let action = self.lock().lease.next(self.clock.theirs());
-            match action {
-                Action::Wait(delay) => {
-                    let hangup = async {
-                        match &mut hangups {
-                            Some(hangups) => hangups.next().await,
-                            None => std::future::pending().await,
-                        }
-                    };
-                    tokio::select! {
-                        () = tokio::time::sleep(delay.min(LOOK)) => {}
-                        // A login on the way of a request has changed it.
-                        () = self.changed.notified() => {}
-                        () = hangup => self.try_again(),
-                    }
-                }
-                Action::Renew => self.renew().await,
-                Action::Login => {
-                    if let Err(finding) = self.login().await {
-                        self.say("cannot renew the login", &finding);
-                        self.lock().lease.login_failed(self.clock.theirs(), (self.chance)());
-                    }
-                }
-            }
-        }
-    }
-
-    /// Nodes that are not asked may be well again, or no longer.
-    async fn look_around(&self) {
-        let call = Call::get("sys/seal-status");
-        let bound = SEAL_STATUS.min(self.config.timeout);
-        let others = self.wire.turn().skip(1).map(|at| {
-            let call = &call;
-            async move { drop(self.wire.send_within(bound, at, call, &Headers::none()).await) }
-        });
-        futures_util::future::join_all(others).await;
-    }
-
-    /// Somebody says that what was refused is worth another try.
-    fn try_again(&self) {
-        self.heritage.drop_refusal();
-        self.refusals.clear();
-        self.lock().failed = None;
-    }
-
-    async fn renew(&self) {
-        let Some(token) = self.lock().token.clone() else { return };
-        let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
-        let asked = Asked { what: "renewing the token", path: "auth/token/renew-self" };
-        let empty = serde_json::json!({});
-        let sent = self.clock.theirs();
-        let granted = match self.send(&asked, Call::post(asked.path, &empty), &headers).await {
-            Ok(answer) if answer.status == 200 => match answer.json::<login::Answered>() {
-                Some(answered) => Ok(answered.auth),
-                None => Err((verdict::not_vault(&self.config, &answer), Failed::Away)),
-            },
-            Ok(answer) => {
-                let why = if verdict::is_away(&answer) { Failed::Away } else { Failed::Refused };
-                Err((verdict::of(&asked, &self.config, &answer), why))
-            }
-            Err(finding) => Err((finding, Failed::Away)),
-        };
-        let mut session = self.lock();
-        if session.token.as_ref().is_none_or(|held| !Arc::ptr_eq(held, &token)) {
-            // Another one has come meanwhile.
-            return;
-        }
-        match granted {
-            Ok(granted) => {
-                session.lease.renewed(sent, granted.ttl(), granted.renewable, (self.chance)());
-                self.metrics.last_renewal.set(self.clock.unix_seconds());
-                self.metrics.expires(&self.clock, granted.ttl());
-            }
-            Err((finding, why)) => {
-                drop(session);
-                let then = if why == Failed::Away { "trying again" } else { "logging in anew" };
-                self.say(&format!("cannot renew the token, {then}"), &finding);
-                let mut session = self.lock();
-                session.lease.renewal_failed(self.clock.theirs(), why, (self.chance)());
-            }
-        }
-    }
-
-    /// At once when the cause is another one than the last, and then not each time.
-    fn say(&self, what: &str, finding: &Finding) {
-        let now = self.clock.now();
-        let mut session = self.lock();
-        let is_known = session.said.is_some_and(|(cause, at)| cause == finding.cause && now - at < REMIND);
-        if !is_known {
-            session.said = Some((finding.cause, now));
-            tracing::warn!(cause = finding.cause.id(), "{what}: {finding}");
-        }
-    }
-
     /// After a 403: is it the token (then log in), or the policy (then say so)?
     async fn token_is_dead(&self, token: &Arc<Secret>, headers: &Headers) -> Result<bool, Finding> {
         let asked = Asked { what: "looking up the token", path: "auth/token/lookup-self" };
@@ -516,17 +307,6 @@ impl Client {
         result
     }
 
-    /// The health page says active or standby, and unsealed. It takes neither a token nor a namespace, and no audit device hears of it.
-    async fn health_is_green(&self, at: usize) -> bool {
-        let health = self.health(at).await;
-        health.is_some_and(|health| health.initialized == Some(true) && health.sealed == Some(false))
-    }
-
-    async fn health(&self, at: usize) -> Option<SealStatus> {
-        let call = Call::get("sys/health").query(Some("standbyok=true&perfstandbyok=true"));
-        self.wire.send_within(HEALTH, at, &call, &Headers::none()).await.ok()?.json()
-    }
-
     /// Vault asked for a pause, and it lasts: it is not asked.
     fn keep_quiet(&self) -> Result<(), Finding> {
         let now = self.clock.theirs();
@@ -562,74 +342,8 @@ impl Client {
     }
 }
 
-/// Of several nodes that are not well, the one that says most.
-fn telling(cause: Cause) -> u8 {
-    match cause {
-        Cause::VaultSealed => 3,
-        Cause::VaultUninitialised => 2,
-        Cause::VaultUnreachableRefused
-        | Cause::VaultUnreachableTimeout
-        | Cause::VaultUnreachableDns
-        | Cause::VaultUnreachable => 0,
-        _ => 1,
-    }
-}
-
 /// From 0 up to 1.
 fn chance() -> f64 {
     let [byte] = crate::secret::random();
     f64::from(byte) / 256.0
-}
-
-// === impl Metrics ===
-
-impl Metrics {
-    fn new(registry: &Registry) -> Self {
-        let metrics = Self {
-            requests: registry.histograms(
-                "keswarden_vault_request_duration_seconds",
-                "How long requests to Vault took, by operation and status",
-                &["op", "code"],
-                metrics::REMOTE,
-            ),
-            logins: registry.counters(
-                "keswarden_vault_login_total",
-                "Logins to Vault",
-                &["method", "outcome"],
-            ),
-            token_expiry: registry.gauge(
-                "keswarden_vault_token_expiry_timestamp_seconds",
-                "When the Vault token expires; 0 when it never does or there is none",
-            ),
-            last_renewal: registry.gauge(
-                "keswarden_vault_token_last_renewal_timestamp_seconds",
-                "When the Vault token was last renewed; 0 when never",
-            ),
-            secret_id_expiry: registry.gauge(
-                "keswarden_secret_id_expiry_timestamp_seconds",
-                "When the AppRole's secret_id expires; 0 when it never does, or the policy does not let us know",
-            ),
-            certificate: registry.not_after("vault"),
-            own_certificate: registry.not_after("vault_client"),
-            skew: registry.gauge(
-                "keswarden_vault_clock_skew_seconds",
-                "This machine's clock less Vault's, as its last answer told",
-            ),
-            state: registry.states(
-                "keswarden_vault_state",
-                "What Vault last was, 1 for that state",
-                ["unsealed", "sealed", "uninitialised", "unreachable"],
-            ),
-        };
-        for method in Login::METHODS {
-            for outcome in ["ok", "failed"] {
-                metrics.logins.with_label_values(&[method, outcome]);
-            }
-        }
-        metrics
-    }
-
-    fn expires(&self, clock: &Clock, ttl: Option<Duration>) {
-        self.token_expiry.set(ttl.map_or(0.0, |ttl| clock.unix_seconds() + ttl.as_secs_f64()));
-    }
 }

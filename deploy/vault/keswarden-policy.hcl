@@ -14,6 +14,9 @@ path "auth/token/renew-self"  { capabilities = ["update"] }
 path "auth/token/revoke-self" { capabilities = ["update"] }
 path "sys/capabilities-self"  { capabilities = ["update"] } # `keswarden doctor` tells of rights beyond need
 
+# When the secret_id of the AppRole ends, as a metric and a warning ahead; the name of the role is in it.
+path "auth/approle/role/minio-sidecar/secret-id/lookup" { capabilities = ["update"] }
+
 # K/V v1 in place of the first three:
 #   path "kv/minio/*" { capabilities = ["create", "read", "list"] }
 #   path "kv/minio"   { capabilities = ["list"] }

@@ -147,12 +147,12 @@ impl Doctor<'_> {
         let mut looked = Vec::new();
         for (what, path) in self.files() {
             let chain = tls::read_certificates(&path).ok();
-            if let Some(at) = chain.and_then(|chain| tls::not_after(&chain[0])) {
-                looked.push(tls::look_ahead(&format!("{what}, {},", path.display()), at, now));
+            if let Some(validity) = chain.and_then(|chain| tls::Validity::of(&chain[0])) {
+                looked.push(validity.look_ahead(&format!("{what}, {},", path.display()), now));
             }
         }
-        if let Some(at) = self.shown_by_kes().await {
-            looked.push(tls::look_ahead("the certificate of KES", at, now));
+        if let Some(validity) = self.shown_by_kes().await {
+            looked.push(validity.look_ahead("the certificate of KES", now));
         }
         let took = self.base.clock.now() - begun;
         let what = "certificates";
@@ -188,7 +188,7 @@ impl Doctor<'_> {
         files
     }
 
-    async fn shown_by_kes(&self) -> Option<i64> {
+    async fn shown_by_kes(&self) -> Option<tls::Validity> {
         let config = (self.gate.kes)().ok()??;
         let ends = PeerEnds::default();
         let client = kes_client::Client::noting(config, &self.base.clock, &ends).ok()?;

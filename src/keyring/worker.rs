@@ -31,7 +31,7 @@ pub(super) struct Metrics {
 pub(super) enum Outcome {
     Loaded(Name, Result<Arc<Held>, Error>),
     /// It was made, or somebody tried to: what was known of it is old.
-    Created(Name),
+    Created(Name, Reply<()>, Result<(), Error>),
     Deleted(Name, Reply<()>),
     Nothing,
 }
@@ -85,8 +85,8 @@ impl Worker {
         match request {
             Request::Load(_, _) => unreachable!("loads must be answered by the loop"),
             Request::Create(name, version, reply) => {
-                let _ = reply.send(self.store.create(&name, &version.to_text()).await);
-                Outcome::Created(name)
+                let result = self.store.create(&name, &version.to_text()).await;
+                Outcome::Created(name, reply, result)
             }
             Request::Delete(name, reply) => match self.store.delete(&name).await {
                 Ok(()) => Outcome::Deleted(name, reply),

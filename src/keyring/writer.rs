@@ -134,7 +134,11 @@ impl KeyringWriter {
                 }
                 work.answer(&name, &result);
             }
-            Outcome::Created(name) => work.is_changed(name),
+            // Who hears of it may ask for it at once: by then nothing says any more that it is absent.
+            Outcome::Created(name, reply, result) => {
+                work.is_changed(name);
+                let _ = reply.send(result);
+            }
             Outcome::Deleted(name, reply) => {
                 self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).remove(&name)));
                 self.worker.metrics.forget(&name);

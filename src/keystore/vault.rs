@@ -407,7 +407,8 @@ impl KeyStore for VaultStore {
         }
         match (answer.status, answer.json()) {
             (200, Some(Listing { data: Keys { keys } })) => {
-                Ok(keys.into_iter().filter(|key| !key.ends_with('/')).collect())
+                // Folders end in a slash; whatever else is no name of a key, no client could ask for.
+                Ok(keys.into_iter().filter(|key| Name::parse(key).is_ok()).collect())
             }
             (404, _) if answer.errors().is_empty() && answer.is_vaults() => Ok(Vec::new()),
             _ => Err(self.client.verdict(&asked, &answer)),

@@ -3,7 +3,7 @@
 //! A listed certificate that *is* the server's own leaf is trusted too, name and dates checked: the MinIO operator
 //! gives MinIO KES's leaf as its CA file, and Go accepts that.
 
-use super::{Error, read_certificates};
+use super::{Error, Validity, read_certificates};
 use rustls::{
     CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -17,10 +17,7 @@ use rustls::{
 };
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 use x509_parser::prelude::FromDer;
 
@@ -30,21 +27,21 @@ pub struct Trust {
     ends: PeerEnds,
 }
 
-/// When the certificate ends that a peer has last shown, trusted or not. Shared by its clones.
+/// From when to when the certificate counts that a peer has last shown, trusted or not. Shared by its clones.
 #[derive(Clone, Debug, Default)]
-pub struct PeerEnds(Arc<AtomicI64>);
+pub struct PeerEnds(Arc<Mutex<Option<Validity>>>);
 
 // === impl PeerEnds ===
 
 impl PeerEnds {
-    /// Seconds since 1970; nothing before the first handshake.
-    pub fn last(&self) -> Option<i64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|at| *at != 0)
+    /// Nothing before the first handshake.
+    pub fn last(&self) -> Option<Validity> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, leaf: &CertificateDer<'_>) {
-        if let Some(at) = super::not_after(leaf) {
-            self.0.store(at, Ordering::Relaxed);
+        if let Some(validity) = Validity::of(leaf) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(validity);
         }
     }
 }

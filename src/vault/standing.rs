@@ -35,6 +35,8 @@ struct SecretId {
 
 const LOOK_UP: &str = "auth/token/lookup-self";
 const RENEW: &str = "auth/token/renew-self";
+/// A gate has other things to ask at first, and may be done by then.
+const SETTLED: Duration = Duration::from_secs(5);
 /// How often it is looked at.
 const AGAIN: Duration = Duration::from_secs(3600);
 /// A secret_id that ends within so long is told of.
@@ -68,31 +70,40 @@ impl Client {
             let chain = tls::read_certificates(certificate).ok()?;
             Some((
                 format!("our certificate for Vault, {},", certificate.display()),
-                tls::not_after(&chain[0])?,
+                tls::Validity::of(&chain[0])?,
             ))
         });
-        self.metrics.own_certificate.set(own.as_ref().map_or(0.0, |(_, at)| *at as f64));
+        self.metrics.own_certificate.set(own.as_ref().map_or(0.0, |(_, validity)| validity.ends as f64));
         let theirs = self.ends.last();
-        self.metrics.certificate.set(theirs.unwrap_or(0) as f64);
-        let theirs = theirs.map(|at| (format!("the certificate of Vault {}", self.config.address), at));
+        self.metrics.certificate.set(theirs.map_or(0.0, |validity| validity.ends as f64));
+        let theirs =
+            theirs.map(|validity| (format!("the certificate of Vault {}", self.config.address), validity));
         let now = self.clock.unix_seconds();
         let both = theirs.into_iter().chain(own);
-        both.filter_map(|(what, at)| tls::look_ahead(&what, at, now).err()).collect()
+        both.filter_map(|(what, validity)| validity.look_ahead(&what, now).err()).collect()
     }
 
-    /// Looks at a fresh token, and at any each hour; says what is new.
-    pub(super) async fn inspect(&self) {
-        let now = self.clock.now();
-        let token = {
-            let session = self.lock();
-            let Some(token) = session.token.clone() else { return };
-            let known = session.inspected.as_ref();
-            if known.is_some_and(|(known, at)| Arc::ptr_eq(known, &token) && now - *at < AGAIN) {
-                return;
-            }
-            token
+    /// How long until a token is to be looked at.
+    pub(super) fn until_inspection(&self) -> Duration {
+        let session = self.lock();
+        let Some(token) = &session.token else { return AGAIN };
+        let known = session.inspected.as_ref().filter(|(known, _)| Arc::ptr_eq(known, token));
+        let granted = session.granted.as_ref().filter(|(known, _)| Arc::ptr_eq(known, token));
+        let due = match (known, granted) {
+            (Some((_, at)), _) => *at + AGAIN,
+            (None, Some((_, at))) => *at + SETTLED,
+            (None, None) => return Duration::ZERO,
         };
-        self.lock().inspected = Some((token, now));
+        due.saturating_duration_since(self.clock.theirs())
+    }
+
+    /// Looks at a fresh token when it has settled, and at any each hour; says what is new.
+    pub(super) async fn inspect(&self) {
+        if !self.until_inspection().is_zero() {
+            return;
+        }
+        let Some(token) = self.lock().token.clone() else { return };
+        self.lock().inspected = Some((token, self.clock.theirs()));
         let findings = self.standing().await;
         for finding in findings.iter().filter(|finding| !self.lock().told.contains(finding)) {
             tracing::warn!(cause = finding.cause.id(), "{finding}");

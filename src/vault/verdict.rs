@@ -128,7 +128,8 @@ pub(super) fn unreachable(asked: &Asked<'_>, config: &Config, failure: &Failure)
     let seen = format!("{} at Vault {address} failed: {}", asked.what, failure.words);
     match failure.kind {
         FailureKind::Refused => Cause::VaultUnreachableRefused.seen(seen),
-        FailureKind::Timeout | FailureKind::ConnectTimeout => Cause::VaultUnreachableTimeout.seen(seen),
+        FailureKind::Timeout | FailureKind::ConnectTimeout => Cause::VaultUnreachableTimeout
+            .seen(format!("{} at Vault {address} got {}", asked.what, failure.words)),
         FailureKind::Dns => Cause::VaultUnreachableDns.seen(seen),
         FailureKind::Tls(Trouble::UnknownCa) => Cause::VaultTlsUnknownCa.seen(seen),
         FailureKind::Tls(Trouble::WrongName) => Cause::VaultTlsName.seen(seen),

@@ -283,3 +283,24 @@ fn health_answers_and_status_is_for_this_machine() {
     assert_eq!(app.health("/env").0, 404);
     app.stop().unwrap();
 }
+
+/// As MinIO does at its first start: no data key, so the key is made, and a data key is asked for at once.
+#[test]
+fn a_key_whose_making_was_acknowledged_is_there_for_whoever_asks_next() {
+    let app = App::serving(&[]);
+    std::thread::scope(|scope| {
+        for client in 0..12 {
+            let minio = app.minio(false);
+            scope.spawn(move || {
+                for number in 0..40 {
+                    let generate = format!("/v1/key/generate/k-{client}-{number}");
+                    assert_eq!(minio.call("POST", &generate, Some("{}")).status, 404);
+                    let create = format!("/v1/key/create/k-{client}-{number}");
+                    assert_eq!(minio.call("POST", &create, None).status, 200);
+                    let reply = minio.call("POST", &generate, Some("{}"));
+                    assert_eq!(reply.status, 200, "{generate}: {}", reply.body);
+                }
+            });
+        }
+    });
+}

@@ -166,3 +166,24 @@ fn memory_is_neither_dumped_nor_attached_to() {
     let in_memory = status.lines().find(|line| line.starts_with("VmLck:")).unwrap();
     assert!(!in_memory.trim_end().ends_with(" 0 kB"), "{in_memory}");
 }
+
+/// As a Pod whose containers all start together, and a host whose units do.
+#[test]
+fn init_and_run_may_start_at_once_in_one_run_directory() {
+    let keys = tempfile::tempdir().unwrap();
+    std::fs::write(keys.path().join("my-key"), crate::harness::key_text()).unwrap();
+    for _ in 0..10 {
+        let settings = [
+            ("KESWARDEN_FS_DIR", keys.path().to_string_lossy().into_owned()),
+            ("KESWARDEN_KEY_NAME", "my-key".to_owned()),
+        ];
+        let mut agent = crate::peers::Agent::new("at once", &settings);
+        let mut inits = [agent.init(), agent.init()];
+        agent.run();
+        agent.ready();
+        for init in &mut inits {
+            assert_eq!(init.wait(crate::peers::SOON), 0, "{}", init.log());
+        }
+        crate::harness::Client::of(&agent).generate("my-key", "{}");
+    }
+}

@@ -218,3 +218,34 @@ fn the_history_of_causes_is_in_the_status() {
     let wanted = ["vault_sealed", "key_missing", "gate_passed", "vault_unreachable_refused"];
     eventually("the outage is remembered", || (history() == wanted).then_some(()));
 }
+
+#[test]
+fn a_pod_that_flaps_does_not_fill_the_cluster_with_events() {
+    let kubernetes = Kubernetes::start(201);
+    let store = Arc::new(MemoryStore::new());
+    store.fail(Some(Cause::VaultSealed.seen("as the test says")));
+    let settings = kubernetes.settings();
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let app = App::start(store.clone(), &settings);
+    let happened = || {
+        let status: Value = serde_json::from_str(&app.health("/status").1).unwrap_or_default();
+        status["history"].as_array().map_or(0, Vec::len)
+    };
+    let causes = [Cause::VaultUnreachableRefused, Cause::VaultSealed];
+    for (number, cause) in causes.iter().cycle().take(6).enumerate() {
+        eventually("it is told", || (happened() > number).then_some(()));
+        store.fail(Some(cause.seen("as the test says")));
+    }
+    eventually("it is told", || (happened() == 7).then_some(()));
+    store.fail(None);
+    store.put(KEY, &key_text());
+    app.wait_ready();
+    until(SOON, "the last one is posted", || kubernetes.reasons().contains(&"GatePassed".to_owned()));
+    let reasons = kubernetes.reasons();
+    let gate: Vec<_> = reasons.iter().filter(|reason| *reason != "KeyUnpinned").collect();
+    assert_eq!(
+        gate,
+        ["VaultSealed", "VaultUnreachableRefused", "GatePassed"],
+        "each is posted once in a minute"
+    );
+}

@@ -158,7 +158,21 @@ impl Tenant {
     }
 
     fn the_agent_is_killed_and_comes_back(&mut self, link: &str) {
+        let probes = |agent: &Agent| {
+            let output = agent.output(&["doctor", "--json"]);
+            let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            let rows = rows
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|row| row["check"].as_str().unwrap().contains("probe"));
+            rows.cloned().collect::<Vec<_>>()
+        };
+        assert!(probes(&self.agent).iter().all(|row| row["state"] == "ok"), "{:?}", probes(&self.agent));
         self.agent.kill();
+        // MinIO lives, and gets no data key.
+        let [live, ready] = &probes(&self.agent)[..] else { panic!("there are two probes") };
+        assert_eq!((&live["state"], &ready["cause"]), (&"ok".into(), &"minio_not_ready".into()), "{ready}");
         self.agent.run();
         self.agent.ready();
         self.reads_again(link);

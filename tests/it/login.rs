@@ -127,6 +127,30 @@ fn a_wrapped_secret_id_is_opened_once_and_only_when_it_was_wrapped_for_us() {
     third.process().says(SOON, "was made by 'auth/other/role/minio-sidecar/secret-id'");
 }
 
+/// What was in the wrapping is used up, the token dies, and nobody is to be told so more than once.
+#[test]
+fn a_wrapped_pair_that_is_used_up_is_sent_once_more_and_then_rests() {
+    let bao = vault();
+    role(&bao, "secret_id_num_uses=1");
+    let path = format!("{ROLE}/secret-id");
+    let wrapped = bao.ok(&["write", "-f", "-wrap-ttl=60s", "-field=wrapping_token", &path], "");
+    let pair = [
+        ("KESWARDEN_VAULT_ROLE_ID", role_id(&bao)),
+        ("KESWARDEN_VAULT_WRAPPED_SECRET_ID", wrapped.trim().to_owned()),
+    ];
+    let mut agent = agent(&bao, &pair);
+    agent.run();
+    agent.ready();
+    bao.ok(&["lease", "revoke", "-prefix", "-force", "auth/approle/login"], "");
+    let failed = || metric(&agent, "keswarden_key_verifications_total{outcome=\"failed\"}");
+    crate::peers::eventually(SOON, "many verifications fail", || failed() > 8.0);
+    let refused = "keswarden_vault_request_duration_seconds_count{code=\"400\",op=\"login\"}";
+    assert_eq!(metric(&agent, refused), 1.0, "{}", agent.logs());
+    // The role is not locked out: whoever has a right one gets in.
+    let (role, secret) = (format!("role_id={}", role_id(&bao)), format!("secret_id={}", secret_id(&bao)));
+    bao.ok(&["write", "auth/approle/login", &role, &secret], "");
+}
+
 /// Five refusals lock a whole role out, with every pod of it: a pod that restarts for ever must not get there.
 #[test]
 fn a_refused_pair_is_not_sent_again_by_the_next_process() {

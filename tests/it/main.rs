@@ -15,6 +15,7 @@ mod causes;
 mod commands;
 mod corpus;
 mod differences;
+mod doctor;
 mod drop_in;
 mod events;
 mod evidence;

@@ -1,0 +1,132 @@
+//! Keeping the token alive: renewals, a login when one is needed, and a look at the nodes that are not asked now.
+
+use super::{
+    Client,
+    endpoints::{Call, Headers},
+    lease::{Action, Failed},
+    login,
+    state::SEAL_STATUS,
+    verdict::{self, Asked},
+};
+use crate::{cause::Finding, shutdown::Hangups};
+use std::{sync::Arc, time::Duration};
+
+/// How often an idle lease is looked at: no timer runs while a machine is suspended, and tokens end all the same.
+const LOOK: Duration = Duration::from_secs(60);
+/// How often the addresses that are not asked now are looked at.
+const LOOK_AROUND: Duration = Duration::from_secs(60);
+/// Between lines that say the same.
+const REMIND: Duration = Duration::from_secs(60);
+
+// === impl Client ===
+
+impl Client {
+    /// Keeps the token alive: renews it, and logs in anew when that fails. A SIGHUP has refused credentials tried again. Runs until
+    /// it is dropped.
+    pub async fn keep(&self) {
+        let mut hangups = Hangups::listen().ok();
+        let mut looked = self.clock.now();
+        loop {
+            self.inspect().await;
+            if self.clock.now() - looked >= LOOK_AROUND {
+                looked = self.clock.now();
+                self.look_around().await;
+            }
+            let action = self.lock().lease.next(self.clock.theirs());
+            match action {
+                Action::Wait(delay) => {
+                    let hangup = async {
+                        match &mut hangups {
+                            Some(hangups) => hangups.next().await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    let delay = delay.min(LOOK).min(self.until_inspection());
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        // A login on the way of a request has changed it.
+                        () = self.changed.notified() => {}
+                        () = hangup => self.try_again(),
+                    }
+                }
+                Action::Renew => self.renew().await,
+                Action::Login => {
+                    if let Err(finding) = self.login().await {
+                        self.say("cannot renew the login", &finding);
+                        self.lock().lease.login_failed(self.clock.theirs(), (self.chance)());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nodes that are not asked may be well again, or no longer.
+    async fn look_around(&self) {
+        let call = Call::get("sys/seal-status");
+        let bound = SEAL_STATUS.min(self.config.timeout);
+        let others = self.wire.turn().skip(1).map(|at| {
+            let call = &call;
+            async move { drop(self.wire.send_within(bound, at, call, &Headers::none()).await) }
+        });
+        futures_util::future::join_all(others).await;
+    }
+
+    /// Somebody says that what was refused is worth another try.
+    fn try_again(&self) {
+        self.heritage.drop_refusal();
+        self.refusals.clear();
+        self.lock().failed = None;
+    }
+
+    async fn renew(&self) {
+        let Some(token) = self.lock().token.clone() else { return };
+        let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
+        let asked = Asked { what: "renewing the token", path: "auth/token/renew-self" };
+        let empty = serde_json::json!({});
+        let sent = self.clock.theirs();
+        let granted = match self.send(&asked, Call::post(asked.path, &empty), &headers).await {
+            Ok(answer) if answer.status == 200 => match answer.json::<login::Answered>() {
+                Some(answered) => Ok(answered.auth),
+                None => Err((verdict::not_vault(&self.config, &answer), Failed::Away)),
+            },
+            Ok(answer) => {
+                let why = if verdict::is_away(&answer) { Failed::Away } else { Failed::Refused };
+                Err((verdict::of(&asked, &self.config, &answer), why))
+            }
+            Err(finding) => Err((finding, Failed::Away)),
+        };
+        let mut session = self.lock();
+        if session.token.as_ref().is_none_or(|held| !Arc::ptr_eq(held, &token)) {
+            // Another one has come meanwhile.
+            return;
+        }
+        match granted {
+            Ok(granted) => {
+                session.lease.renewed(sent, granted.ttl(), granted.renewable, (self.chance)());
+                self.metrics.last_renewal.set(self.clock.unix_seconds());
+                self.metrics.expires(&self.clock, granted.ttl());
+            }
+            Err((finding, why)) => {
+                drop(session);
+                self.say(
+                    match why {
+                        Failed::Away => "cannot renew the token, trying again",
+                        Failed::Refused => "cannot renew the token, logging in anew",
+                    },
+                    &finding,
+                );
+                let mut session = self.lock();
+                session.lease.renewal_failed(self.clock.theirs(), why, (self.chance)());
+            }
+        }
+    }
+
+    /// At once when it is new, and then not each time.
+    fn say(&self, what: &'static str, finding: &Finding) {
+        let now = self.clock.now();
+        let before = self.lock().said.insert((what, finding.cause), now);
+        if before.is_none_or(|at| now - at >= REMIND) {
+            tracing::warn!(cause = finding.cause.id(), "{what}: {finding}");
+        }
+    }
+}
