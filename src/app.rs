@@ -5,6 +5,7 @@
 
 mod agent;
 mod backup;
+mod blocking;
 pub mod doctor;
 mod server;
 
@@ -112,7 +113,7 @@ pub async fn init(settings: Settings, deps: Deps, health: Health) -> Result<(), 
         // Beside a KES that is not ours there may be no agent, and no place for its certificates.
         match settings.minio.env.get("MINIO_KMS_KES_ENDPOINT") {
             Some(_) => tracing::info!("no certificates of our own were made: {error}"),
-            None => return Err(Cause::RunDirUnusable.seen(error.to_string()).into()),
+            None => return Err(error.of_run_dir().into()),
         }
     }
     let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
@@ -194,7 +195,8 @@ pub fn build(settings: Settings, deps: Deps) -> Result<Bound, Stopped> {
 
 /// `keswarden server`: as `build`, from KES's own file.
 pub fn build_server(settings: ServerSettings, deps: Deps) -> Result<Bound, Stopped> {
-    let base = Base::new(deps.clock, settings.own.drain_timeout);
+    let state_dir = settings.own.run_dir.as_ref().map(|dir| dir.join("agent"));
+    let base = Base { state_dir, ..Base::new(deps.clock, settings.own.drain_timeout) };
     let api = http::Bound::bind(settings.address, "--addr")?;
     let own = &settings.own;
     let admin = match http::Bound::bind(own.admin_address, "KESWARDEN_ADMIN_ADDR") {
@@ -330,9 +332,11 @@ impl Base {
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let result = match runtime {
-                Ok(runtime) => runtime.block_on(api.serve(Some(tls), server, drain, grace, || {
-                    let _ = listens.send(());
-                })),
+                Ok(runtime) => {
+                    runtime.block_on(api.serve(Some(tls), server, drain, grace, http::many(), || {
+                        let _ = listens.send(());
+                    }))
+                }
                 Err(error) => Ended::Failed(format!("no runtime: {error}")),
             };
             let _ = done.send(result);
@@ -378,7 +382,9 @@ impl Bound {
         tasks.spawn("health", async move {
             let server = admin::Server::new(health.health, health.registry);
             match admin {
-                Some(admin) => admin.serve(None, server, admin_drain, Duration::from_secs(1), || {}).await,
+                Some(admin) => {
+                    admin.serve(None, server, admin_drain, Duration::from_secs(1), http::FEW, || {}).await
+                }
                 None => {
                     let mut drain = admin_drain;
                     drain.started().await;
@@ -434,6 +440,7 @@ async fn watch_over(
     let _ = tokio::time::timeout(grace + Duration::from_secs(1), finished).await;
     match failed {
         None => Ok(()),
+        Some((_, Ended::Refused(finding))) => Err(Stopped::Refused(finding)),
         Some((name, Ended::Failed(reason))) => Err(Stopped::Ended(name, reason)),
         Some((name, Ended::Drained)) => Err(Stopped::Ended(name, "it drained by itself".to_owned())),
     }

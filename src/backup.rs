@@ -253,7 +253,7 @@ impl Backup {
             tenant: self.tenant.clone(),
             keys: keys.collect(),
         };
-        let text = Zeroizing::new(serde_json::to_vec(&content).map_err(|error| error.to_string())?);
+        let text = encode(&content);
         let recipients = recipients.0.iter().map(|recipient| recipient as &dyn age::Recipient);
         let encryptor = age::Encryptor::with_recipients(recipients).map_err(|error| error.to_string())?;
         let mut sealed = Vec::with_capacity(text.len() + 1024);
@@ -326,6 +326,20 @@ impl Backup {
     }
 }
 
+/// Into one buffer that is large enough from the start: one that grows leaves copies behind.
+fn encode(content: &Content) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room(content)));
+    serde_json::to_writer(&mut *bytes, content).expect("texts must encode");
+    bytes
+}
+
+/// The most that it takes: every quote of a text takes two bytes, and beside it are the names of the members.
+fn room(content: &Content) -> usize {
+    let keys = content.keys.iter();
+    let keys = keys.map(|(name, key)| name.len() + 2 * key.text.len() + key.fingerprint.len() + 64);
+    keys.sum::<usize>() + 2 * (content.origin.len() + content.tenant.len()) + 1024
+}
+
 fn read_identities(path: &Path) -> Result<Vec<age::x25519::Identity>, Finding> {
     let failed = |why: String| {
         Cause::CredentialUnreadable.seen(format!("the age identities in {}: {why}", path.display())).fix(
@@ -372,5 +386,32 @@ impl Drill {
     pub fn last(&self) -> Option<jiff::Timestamp> {
         let text = std::fs::read(&self.0).ok()?;
         serde_json::from_slice(&text).ok().map(|Drilled { at, .. }| at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_written_into_one_buffer_that_never_grows() {
+        let key = |text: &str| ContentKey {
+            text: Zeroizing::new(text.to_owned()),
+            fingerprint: "0123456789abcdef".repeat(4),
+            pinned: false,
+        };
+        let texts = [r#"{"bytes":"","algorithm":""}"#.repeat(9), "\"".repeat(500), "a".repeat(200)];
+        let keys =
+            (0..100).flat_map(|at| texts.iter().map(move |text| (format!("{at}-{}", text.len()), text)));
+        let content = Content {
+            keswarden_backup: VERSION,
+            made_at: jiff::Timestamp::UNIX_EPOCH,
+            origin: "Vault https://127.0.0.1:8200, K/V kv".to_owned(),
+            tenant: "\"".repeat(100),
+            keys: keys.map(|(name, text)| (name, key(text))).collect(),
+        };
+        let bytes = encode(&content);
+        assert!(bytes.len() <= room(&content));
+        assert_eq!(bytes.capacity(), room(&content));
     }
 }

@@ -27,7 +27,14 @@ use minio_env::MinioEnv;
 use parse::Reader;
 pub use safety::PinSettings;
 use safety::{limits, makeable, offline_settings, one_of, pin_settings};
-use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 /// Everything that was decided before the program starts.
 pub struct Settings {
@@ -142,9 +149,7 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
         run_dir: reader.path("KESWARDEN_RUN_DIR").unwrap_or_else(|| "/run/keswarden".into()),
         tls_names: tls_names(&mut reader),
         address: reader.parsed("KESWARDEN_ADDR").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7373))),
-        admin_address: reader
-            .parsed("KESWARDEN_ADMIN_ADDR")
-            .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 7374))),
+        admin_address: reader.parsed("KESWARDEN_ADMIN_ADDR").unwrap_or(everywhere(7374)),
         identities: identities(&mut reader),
         kes: kes_config(&mut reader, log_format, interval, key.as_ref()),
         policies: file_policies,
@@ -163,6 +168,11 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
     let (warnings, problems) = reader.finish();
     let warnings = file_warnings.into_iter().chain(warnings).collect();
     if problems.is_empty() { Ok(Settings { warnings, ..settings }) } else { Err(Problems(problems)) }
+}
+
+/// All interfaces, those of IPv4 as well.
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
 }
 
 fn kes_config(
@@ -393,10 +403,10 @@ pub fn admin_address() -> Result<SocketAddr, Problems> {
     let (_, problems) = reader.finish();
     let ours =
         problems.into_iter().filter(|problem| problem.name == "KESWARDEN_ADMIN_ADDR").collect::<Vec<_>>();
+    // Who listens on all interfaces listens there, whether IPv6 is on or off.
     let host = match address.ip() {
-        ip if !ip.is_unspecified() => ip,
-        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
     };
     if ours.is_empty() { Ok(SocketAddr::new(host, address.port())) } else { Err(Problems(ours)) }
 }

@@ -9,7 +9,7 @@ use crate::{
     shutdown::{Drain, Ended},
 };
 pub use body::{Body, Feed};
-use budget::{Activity, Budget, HEADERS, Slot, Watched};
+use budget::{Budget, HEADERS, Slot, Watched};
 use http_body_util::BodyExt;
 use hyper::{
     Method, Request, Response,
@@ -20,7 +20,14 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ServerConfig, pki_types::CertificateDer};
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -57,13 +64,17 @@ pub trait Handler: Clone + Send + Sync + 'static {
 pub struct Bound {
     socket: TcpSocket,
     pub address: SocketAddr,
+    /// The setting that names the address.
+    setting: &'static str,
 }
 
 /// The TLS configuration of new connections; a change reaches the next one.
 pub type Tls = watch::Receiver<Arc<ServerConfig>>;
 
-/// Connections at once. One costs about 25 KiB with TLS, so all of them stay near 100 MiB.
-const MAX_CONNECTIONS: usize = 4096;
+/// Connections at once, where many come. One costs about 25 KiB with TLS, so all of them stay near 100 MiB.
+const MANY: usize = 4096;
+/// Connections at once, where few come: a kubelet, a Prometheus, a person.
+pub const FEW: usize = 128;
 /// Descriptors that are left for everything else.
 const OTHER_DESCRIPTORS: usize = 64;
 /// Connections that may wait to be accepted.
@@ -92,15 +103,14 @@ const GOODBYE: Duration = Duration::from_secs(2);
 // === impl Bound ===
 
 impl Bound {
-    pub fn bind(address: SocketAddr, setting: &str) -> Result<Self, Finding> {
-        let refused = |error: io::Error| {
-            Cause::CannotBind
-                .seen(format!("cannot listen on {address}: {error}"))
-                .fix(format!("stop what listens there, or set {setting} to another address"))
-        };
-        let bind = || -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, setting: &'static str) -> Result<Self, Finding> {
+        let bind = |address: SocketAddr| -> io::Result<Self> {
             let bound = |address: SocketAddr| {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                if address.is_ipv6() {
+                    // `[::]` is IPv4 as well, whatever the machine's default is: a cluster may have either, or both.
+                    rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+                }
                 socket.set_reuseaddr(true)?;
                 socket.bind(address)?;
                 Ok::<_, io::Error>(socket)
@@ -109,53 +119,67 @@ impl Bound {
             drop(bound(address)?.listen(1)?);
             let socket = bound(address)?;
             let address = socket.local_addr()?;
-            Ok(Self { socket, address })
+            Ok(Self { socket, address, setting })
         };
-        bind().map_err(refused)
+        let bound = match bind(address) {
+            // Where IPv6 is off, all interfaces are those of IPv4.
+            Err(error)
+                if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse =>
+            {
+                bind((Ipv4Addr::UNSPECIFIED, address.port()).into())
+            }
+            bound => bound,
+        };
+        bound.map_err(|error| cannot_bind(address, setting, &error))
     }
 
-    /// Serves until the drain starts; then finishes what is under way, `grace` long at most. `listening` hears when
-    /// clients are no longer refused.
+    /// Serves until the drain starts; then finishes what is under way, `grace` long at most. `places` is for connections at
+    /// once, `listening` hears when clients are no longer refused.
     pub async fn serve(
         self,
         tls: Option<Tls>,
         handler: impl Handler,
         mut drain: Drain,
         grace: Duration,
+        places: usize,
         listening: impl FnOnce(),
     ) -> Ended {
         let listener = match self.socket.listen(BACKLOG) {
             Ok(listener) => listener,
-            Err(error) => return Ended::Failed(format!("cannot listen on {}: {error}", self.address)),
+            // Two that were bound to it at the same time both waited, and the other one was ready first.
+            Err(error) => return Ended::Refused(cannot_bind(self.address, self.setting, &error)),
         };
         listening();
-        let budget = Budget::new(connections_at_once(), Clock::system());
+        let budget = Budget::new(places, Clock::system());
         let mut connections = JoinSet::new();
-        let mut number = 0;
-        let mut accepting = pin!(accept(&listener, &budget, number));
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = drain.started() => break,
-                Some(_) = connections.join_next() => continue,
-                accepted = &mut accepting => accepted,
-            };
-            number += 1;
-            accepting.set(accept(&listener, &budget, number));
-            let (stream, address, slot) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of descriptors, or the client is gone already: the next accept may work.
-                    tracing::warn!("accepting a connection on {} failed: {error}", self.address);
-                    budget.evict();
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            let (tls, handler) = (tls.as_ref().map(|tls| tls.borrow().clone()), handler.clone());
-            connections.spawn(connection(stream, address, tls, handler, slot, drain.clone()));
+        {
+            let mut number = 0;
+            let mut accepting = pin!(accept(&listener, &budget, number));
+            loop {
+                let accepted = tokio::select! {
+                    biased;
+                    () = drain.started() => break,
+                    Some(_) = connections.join_next() => continue,
+                    accepted = &mut accepting => accepted,
+                };
+                number += 1;
+                accepting.set(accept(&listener, &budget, number));
+                let (stream, address, slot) = match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Out of descriptors, or the client is gone already: the next accept may work.
+                        tracing::warn!("accepting a connection on {} failed: {error}", self.address);
+                        budget.evict();
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                };
+                let (tls, handler) = (tls.as_ref().map(|tls| tls.borrow().clone()), handler.clone());
+                connections.spawn(connection(stream, address, tls, handler, slot, drain.clone()));
+            }
         }
-        accepting.set(accept(&listener, &budget, number));
+        // Whoever comes now must be refused, and can turn to another server: here it would wait for somebody to accept it.
+        drop(listener);
         handler.draining();
         let finished = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, finished).await.is_err() {
@@ -165,14 +189,21 @@ impl Bound {
     }
 }
 
-/// As many as the budget says, and as the descriptors allow; the soft limit, which is low for the sake of programs that
-/// use `select`, is raised to the hard one, as Go does.
-fn connections_at_once() -> usize {
+/// Why nobody can listen there.
+fn cannot_bind(address: SocketAddr, setting: &str, error: &io::Error) -> Finding {
+    Cause::CannotBind
+        .seen(format!("cannot listen on {address}: {error}"))
+        .fix(format!("stop what listens there, or set {setting} to another address"))
+}
+
+/// Places where many come, as far as the descriptors allow, beside a server for few; the soft limit, which is low for the
+/// sake of programs that use `select`, is raised to the hard one, as Go does.
+pub fn many() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
-    MAX_CONNECTIONS.min(descriptors.saturating_sub(OTHER_DESCRIPTORS)).max(16)
+    MANY.min(descriptors.saturating_sub(FEW + OTHER_DESCRIPTORS)).max(16)
 }
 
 /// The next connection, and room for it.
@@ -182,6 +213,8 @@ async fn accept(
     number: u64,
 ) -> io::Result<(TcpStream, SocketAddr, Slot)> {
     let (stream, address) = listener.accept().await?;
+    // An IPv4 client of a socket for both is shown as what it is.
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     Ok((stream, address, budget.slot(number).await))
 }
 
@@ -190,18 +223,20 @@ async fn connection(
     address: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
     handler: impl Handler,
-    slot: Slot,
-    drain: Drain,
+    mut slot: Slot,
+    mut drain: Drain,
 ) {
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else {
         let peer = handler.connected(address, &[]);
-        return serve(stream, true, peer, handler, &slot.activity, drain).await;
+        return serve(stream, true, peer, handler, &mut slot, drain).await;
     };
     let acceptor = tokio_rustls::TlsAcceptor::from(tls);
     let accepted = tokio::select! {
         accepted = tokio::time::timeout(HANDSHAKE, handshake(stream, &acceptor)) => accepted,
         () = slot.activity.evicted.notified() => return,
+        // Nothing was asked yet.
+        () = drain.started() => return,
     };
     let stream = match accepted {
         Ok(Ok(Some(stream))) => stream,
@@ -216,7 +251,7 @@ async fn connection(
         session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
     let http1 = session.alpn_protocol() != Some(b"h2");
     let peer = handler.connected(address, &certificates);
-    serve(stream, http1, peer, handler, &slot.activity, drain).await;
+    serve(stream, http1, peer, handler, &mut slot, drain).await;
 }
 
 /// The handshake; nothing when the client spoke plain HTTP and was told so, in KES's words.
@@ -244,11 +279,11 @@ async fn serve<H: Handler>(
     is_http1: bool,
     peer: H::Peer,
     handler: H,
-    activity: &Arc<Activity>,
+    slot: &mut Slot,
     drain: Drain,
 ) {
     let peer = Arc::new(peer);
-    let watched = activity.clone();
+    let watched = slot.activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (handler, peer, busy) = (handler.clone(), peer.clone(), watched.begin());
         async move {
@@ -258,7 +293,7 @@ async fn serve<H: Handler>(
             Ok::<_, Close>(answer.map(|body| body.until_sent(busy)))
         }
     });
-    let io = Watched { stream: TokioIo::new(stream), activity: activity.clone() };
+    let io = Watched { stream: TokioIo::new(stream), activity: slot.activity.clone() };
     if is_http1 {
         let mut builder = http1::Builder::new();
         // Silence is `Activity`'s to judge: the builder's own limit would end idle connections as well.
@@ -269,7 +304,7 @@ async fn serve<H: Handler>(
             // A client that has said all it has to say is answered, as Go does.
             .half_close(true);
         let connection = pin!(builder.serve_connection(io, service));
-        until_done(connection, http1::Connection::graceful_shutdown, true, activity, drain).await;
+        until_done(connection, http1::Connection::graceful_shutdown, true, slot, drain).await;
     } else {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -283,7 +318,7 @@ async fn serve<H: Handler>(
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
         let connection = pin!(builder.serve_connection(io, service));
-        until_done(connection, http2::Connection::graceful_shutdown, false, activity, drain).await;
+        until_done(connection, http2::Connection::graceful_shutdown, false, slot, drain).await;
     }
 }
 
@@ -316,12 +351,12 @@ fn without_body(mut answer: Response<Body>) -> Response<Body> {
     answer
 }
 
-/// Runs a connection until its end; ends it when it is silent for too long, or in the way, or everything drains.
+/// Runs a connection until its end; ends it when it is overdue, or in the way, or everything drains.
 async fn until_done<C: Future<Output = hyper::Result<()>>>(
     mut connection: std::pin::Pin<&mut C>,
     say_goodbye: impl Fn(std::pin::Pin<&mut C>),
     is_http1: bool,
-    activity: &Activity,
+    slot: &mut Slot,
     mut drain: Drain,
 ) {
     let mut look = tokio::time::interval(HEADERS);
@@ -330,17 +365,25 @@ async fn until_done<C: Future<Output = hyper::Result<()>>>(
             ended = connection.as_mut() => return said(ended),
             () = drain.started() => break true,
             // A request that came meanwhile is not cut: somebody else goes.
-            () = activity.evicted.notified() => if activity.is_idle() { return },
-            _ = look.tick() => if activity.is_overdue(is_http1) { break false },
+            () = slot.activity.evicted.notified() => {
+                if slot.activity.is_idle_for(Duration::ZERO) {
+                    break false;
+                }
+            }
+            _ = look.tick() => if slot.activity.is_overdue(is_http1) { break false },
         }
     };
-    say_goodbye(connection.as_mut());
-    if drains {
-        // Requests under way are finished; the server's grace is the limit.
-        return said(connection.await);
+    if !drains && !slot.leave() {
+        return;
     }
-    if let Ok(ended) = tokio::time::timeout(GOODBYE, connection).await {
-        said(ended);
+    say_goodbye(connection.as_mut());
+    loop {
+        match tokio::time::timeout(GOODBYE, connection.as_mut()).await {
+            Ok(ended) => return said(ended),
+            // Requests under way are finished; the server's grace is the limit.
+            Err(_) if drains && !slot.activity.is_idle_for(GOODBYE) => {}
+            Err(_) => return,
+        }
     }
 }
 

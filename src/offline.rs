@@ -4,8 +4,9 @@
 //! "keswarden sealed copy 1\n" ‖ salt (32) ‖ nonce (12) ‖ AES-256-GCM(key, nonce, JSON, AAD = the first line ‖ tenant)
 //! key = HKDF-SHA-256(ikm = the wrapping key's file, salt, info = "keswarden sealed copy v1")
 //! ```
-//! It is written whole or not at all, after every verification that found all well, and counts until its `not_after`. It
-//! cannot know whether it is the newest: somebody who puts an older one in its place goes unseen until that one's end.
+//! It is written whole or not at all, after every verification that found a key well, and counts until its `not_after`; each
+//! key counts from its own last verification. It cannot know whether it is the newest: somebody who puts an older one in its
+//! place goes unseen until that one's end.
 
 use crate::{
     cause::{Cause, Finding},
@@ -60,6 +61,8 @@ pub struct Kept {
     pub version: Arc<KeyVersion>,
     /// How long ago it was last verified.
     pub age: Duration,
+    /// The store had lost it by then: it opens, and seals nothing.
+    pub lost: bool,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -70,9 +73,12 @@ struct Content {
     not_after: u64,
     /// Stored texts by name.
     keys: BTreeMap<String, Zeroizing<String>>,
-    /// When those were verified that were not at hand when the copy was sealed; they are from the copy before.
+    /// When each was last verified; one that is not named, when the copy was sealed.
     #[serde(default)]
     since: BTreeMap<String, u64>,
+    /// Those that the store had lost.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    lost: BTreeSet<String>,
 }
 
 const FILE: &str = "keys.sealed";
@@ -121,8 +127,9 @@ impl SealedCopy {
         Cause::CopyUnusable.seen(format!("the sealed copy {}: {why}", self.path().display()))
     }
 
-    /// Seals these keys in place of what was there. What the copy before had, and nobody has used since this process started, is
-    /// kept for as long as it counts: a restart must not shrink the copy to the keys of its first minute.
+    /// Seals these keys in place of what was there, each for as long as its own last verification counts: one that fails must not
+    /// cost the others their copy. What the copy before had, and nobody has used since this process started, is kept for as long
+    /// as it counts: a restart must not shrink the copy to the keys of its first minute.
     pub fn save<'a>(
         &self,
         keys: impl Iterator<Item = (&'a Name, &'a Held)>,
@@ -135,13 +142,19 @@ impl SealedCopy {
             not_after: now + self.config.max_age.as_secs(),
             keys: BTreeMap::new(),
             since: BTreeMap::new(),
+            lost: BTreeSet::new(),
         };
         let mut at_hand = BTreeSet::new();
         for (name, held) in keys {
             at_hand.insert(name.to_string());
-            if !held.lost {
+            let age = self.clock.boot().saturating_sub(held.verified);
+            if age <= self.config.max_age {
                 let text = Zeroizing::new(held.version.to_text().expose().to_owned());
                 content.keys.insert(name.to_string(), text);
+                content.since.insert(name.to_string(), now.saturating_sub(age.as_secs()));
+                if held.lost {
+                    content.lost.insert(name.to_string());
+                }
             }
         }
         self.keep_former(&mut content, &at_hand, now);
@@ -172,6 +185,9 @@ impl SealedCopy {
             let counts = since <= now && now <= since + self.config.max_age.as_secs();
             if counts && !at_hand.contains(&name) && !sealed.contains(&name) {
                 content.since.insert(name.clone(), since);
+                if former.lost.contains(&name) {
+                    content.lost.insert(name.clone());
+                }
                 content.keys.insert(name, text);
             }
         }
@@ -193,9 +209,10 @@ impl SealedCopy {
             if age > self.config.max_age {
                 continue;
             }
+            let lost = content.lost.contains(name);
             let name = Name::parse(name).map_err(|error| self.unusable(error))?;
             let version = KeyVersion::parse(text.as_bytes()).map_err(|error| self.unusable(error))?;
-            keys.push(Kept { name, version: Arc::new(version), age });
+            keys.push(Kept { name, version: Arc::new(version), age, lost });
         }
         Ok(Opened { keys, age: self.age(content.sealed_at, now), origin: content.origin.clone() })
     }

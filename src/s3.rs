@@ -110,6 +110,8 @@ struct Answer {
 /// MinIO puts this in front of a key's name in places, and takes it off again.
 const ARN: &str = "arn:aws:kms:";
 const REGION: &str = "us-east-1";
+/// A longer answer is none of MinIO's: ten thousand buckets take a quarter of it.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
 // === impl Client ===
 
@@ -195,7 +197,7 @@ impl Client {
         let request = reqwest::Request::try_from(request).map_err(|error| setup(&error))?;
         let answer = self.http.execute(request).await.map_err(|error| unreachable(endpoint, &error))?;
         let status = answer.status().as_u16();
-        let body = answer.text().await.map_err(|error| unreachable(endpoint, &error))?;
+        let body = text(endpoint, answer).await?;
         Ok(Answer { status, body })
     }
 }
@@ -213,11 +215,24 @@ pub async fn probe(
     let status = answer.status().as_u16();
     let server = answer.headers().get("x-minio-server-status").and_then(|value| value.to_str().ok());
     let server = server.map(|server| format!(", server status {server}")).unwrap_or_default();
-    let body = answer.text().await.map_err(|error| unreachable(endpoint, &error))?;
+    let body = text(endpoint, answer).await?;
     match status {
         200 => Ok(format!("{endpoint}{path} answered 200{server}")),
         _ => Err(refused(&format!("{path}{server}"), &Answer { status, body })),
     }
+}
+
+/// The body, as it comes, and no more of it than there may be.
+async fn text(endpoint: &str, mut answer: reqwest::Response) -> Result<String, Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(endpoint, &error))? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            let words = format!("its answer is longer than {MAX_ANSWER} bytes");
+            return Err(Error::Unreachable { endpoint: endpoint.to_owned(), words });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 fn connect(ca: Option<&Path>, timeout: Duration) -> Result<reqwest::Client, Error> {
@@ -271,4 +286,35 @@ fn failure(answer: &Answer) -> Failure {
 fn refused(what: &str, answer: &Answer) -> Error {
     let Failure { code, message } = failure(answer);
     Error::Refused { what: what.to_owned(), status: answer.status, code, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+    };
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_read_to_its_bound() {
+        let dir = tempfile::tempdir().expect("a directory must be made");
+        let run_dir = tls::mint::RunDir::new(dir.path().to_owned(), &[]);
+        run_dir.ensure(1_800_000_000).expect("a CA must be made");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port must be given");
+        let endpoint = format!("http://{}", listener.local_addr().expect("it must have an address"));
+        let minio = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody must ask");
+            assert!(stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0));
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("somebody must listen");
+            // Until nobody reads any more.
+            while stream.write_all(&[b'x'; 65536]).is_ok() {}
+        });
+        let probed = probe(&endpoint, Some(&run_dir.path("ca.crt")), "/", Duration::from_secs(60)).await;
+        let error = probed.expect_err("it must be refused").to_string();
+        assert!(error.contains("longer than 4194304 bytes"), "{error}");
+        // Whoever closes the connection is on this thread.
+        let closed = tokio::task::spawn_blocking(move || minio.join()).await;
+        closed.expect("it must be waited for").expect("the connection must be closed");
+    }
 }

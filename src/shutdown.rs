@@ -1,5 +1,6 @@
 //! How the process ends: a drain that everybody hears of, signals that start it, tasks that are all joined.
 
+use crate::cause::Finding;
 use std::future::Future;
 use tokio::{sync::watch, task::JoinSet};
 
@@ -16,6 +17,8 @@ pub struct Drain(watch::Receiver<bool>);
 pub enum Ended {
     /// It was told to drain, and did.
     Drained,
+    /// It could not begin; the finding says what to do about it.
+    Refused(Finding),
     /// It could not go on; the text says why.
     Failed(String),
 }

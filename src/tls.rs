@@ -33,6 +33,24 @@ pub enum Error {
     Write { path: String, reason: String },
 }
 
+// === impl Error ===
+
+impl Error {
+    /// What it means for a file of the run directory: what is deleted there is made anew.
+    pub fn of_run_dir(&self) -> Finding {
+        let finding = Cause::RunDirUnusable.seen(self.to_string());
+        match self {
+            Self::Read { path, .. } | Self::NoCertificate(path) => {
+                finding.fix(format!("make {path} readable for this process, or delete it: it is made anew"))
+            }
+            Self::Unusable(_) => {
+                finding.fix("delete server.crt and server.key in KESWARDEN_RUN_DIR: they are made anew")
+            }
+            Self::Write { .. } => finding,
+        }
+    }
+}
+
 /// The TLS provider of every connection, in and out.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())

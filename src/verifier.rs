@@ -29,9 +29,11 @@ pub struct Verifier {
     /// The one in use now.
     keyring: watch::Receiver<Keyring>,
     health: Health,
-    /// Sealed anew after every good verification.
+    /// Sealed anew after every verification that found a key well.
     copy: Option<(Arc<SealedCopy>, String)>,
     sealed: Gauge,
+    /// It was not, the last time.
+    copy_waits: bool,
     drill: Option<(Drill, Gauge)>,
     runs: IntCounterVec,
     /// What is wrong with which key, as last logged.
@@ -67,6 +69,7 @@ impl Verifier {
             health,
             copy: None,
             sealed,
+            copy_waits: false,
             drill: None,
             runs,
             known: BTreeMap::new(),
@@ -94,9 +97,17 @@ impl Verifier {
         }
     }
 
-    /// On a thread of its own: the disk may hang.
-    async fn seal_copy(&self, keyring: &Keyring, clock: &Clock) {
+    /// On a thread of its own: the disk may hang. No result at all is no proof of anything.
+    async fn seal_copy(&mut self, results: &[Verified], keyring: &Keyring, clock: &Clock) {
         let Some((copy, origin)) = self.copy.clone() else { return };
+        if results.iter().all(|verified| verified.result.is_err()) {
+            if !results.is_empty() && !self.copy_waits {
+                self.copy_waits = true;
+                tracing::warn!("no key could be verified: the sealed copy stays as it was, and ends in time");
+            }
+            return;
+        }
+        self.copy_waits = false;
         let keys = keyring.all();
         let save = move || copy.save(keys.iter().map(|(name, held)| (name, &**held)), &origin);
         match tokio::task::spawn_blocking(save).await {
@@ -119,8 +130,7 @@ impl Verifier {
             let keyring = self.keyring.borrow_and_update().clone();
             let Some(results) = drain.or(keyring.verify()).await else { return Ended::Drained };
             let good = results.iter().all(|verified| verified.result.is_ok());
-            // No result at all is no proof of anything.
-            if good && !results.is_empty() && drain.or(self.seal_copy(&keyring, &clock)).await.is_none() {
+            if drain.or(self.seal_copy(&results, &keyring, &clock)).await.is_none() {
                 return Ended::Drained;
             }
             self.report(&results);

@@ -1,9 +1,8 @@
 //! `run`: the agent beside one MinIO, with certificates of its own and MinIO as its client.
 
-use super::{Base, Stopped, notify};
+use super::{Base, Stopped, blocking::Blocking, notify};
 use crate::{
     backup::Drill,
-    cause::Cause,
     clock,
     config::{self, Settings},
     control, gate,
@@ -57,9 +56,7 @@ impl Parts {
             return Err(nowhere::unset().into());
         }
         let run_dir = RunDir::new(settings.run_dir.clone(), &settings.tls_names);
-        run_dir
-            .ensure(clock::unix(base.clock.wall()) as i64)
-            .map_err(|error| Cause::RunDirUnusable.seen(error.to_string()))?;
+        run_dir.ensure(clock::unix(base.clock.wall()) as i64).map_err(|error| error.of_run_dir())?;
         let (store, pins) = base.open_pinned(store, &settings.store, &settings.pins)?;
         let not_after = base.registry.not_after("server");
         Ok(Self { settings, store, pins, certificates: Certificates { run_dir, not_after } })
@@ -99,7 +96,9 @@ impl Parts {
         };
         // Nothing changes it: the settings of an agent are those it was started with.
         let (_, state) = watch::channel(Arc::new(state));
-        let (publish, tls) = watch::channel(self.certificates.server_config()?);
+        let loaded = self.certificates.load();
+        let (tls, leaf) = loaded.map_err(|error| error.of_run_dir())?;
+        let (publish, tls) = watch::channel(tls);
         let config = self.settings.kes.clone();
         let listening = base.spawn_api(tasks, api, config, state, tls, drain.clone());
         let run_dir = self.settings.run_dir.clone();
@@ -117,7 +116,7 @@ impl Parts {
         if let Some(enforcer) = self.enforcer(base) {
             tasks.spawn("bucket defaults", enforcer.run(drain.clone()));
         }
-        tasks.spawn("certificates", self.certificates.renew(publish, base.clone(), drain));
+        tasks.spawn("certificates", self.certificates.renew(publish, leaf, base.clone(), drain));
         if listening.await.is_err() {
             // It could not listen, and says why as its task ends.
             return Ok(());
@@ -133,7 +132,7 @@ impl Parts {
         let Settings { identities, policies, minio, .. } = &self.settings;
         let mut allowed = identities.clone();
         let ours = self.certificates.run_dir.client_identity();
-        allowed.push(ours.map_err(|error| Cause::RunDirUnusable.seen(error.to_string()))?);
+        allowed.push(ours.map_err(|error| error.of_run_dir())?);
         if let Some(key) =
             minio.env.get("MINIO_KMS_KES_API_KEY").and_then(|key| ApiKey::parse(key.trim()).ok())
         {
@@ -174,11 +173,6 @@ impl Parts {
 // === impl Certificates ===
 
 impl Certificates {
-    fn server_config(&self) -> Result<Arc<ServerConfig>, Stopped> {
-        let (config, _) = self.load().map_err(|error| Cause::RunDirUnusable.seen(error.to_string()))?;
-        Ok(config)
-    }
-
     /// What the run directory holds now, and its leaf.
     fn load(&self) -> Result<(Arc<ServerConfig>, CertificateDer<'static>), tls::Error> {
         let pair = self.run_dir.server()?;
@@ -190,18 +184,27 @@ impl Certificates {
 
     /// Makes certificates anew before they end, and publishes what can be used: also what another process, such as
     /// `init`, has made in the same directory.
-    async fn renew(self, publish: watch::Sender<Arc<ServerConfig>>, base: Base, mut drain: Drain) -> Ended {
-        let mut published = self.load().ok().map(|(_, leaf)| leaf);
+    async fn renew(
+        self,
+        publish: watch::Sender<Arc<ServerConfig>>,
+        mut published: CertificateDer<'static>,
+        base: Base,
+        mut drain: Drain,
+    ) -> Ended {
+        let (certificates, blocking) = (Arc::new(self), Blocking::new());
         loop {
             if drain.or(tokio::time::sleep(RENEWAL_LOOK)).await.is_none() {
                 return Ended::Drained;
             }
-            let made = self.run_dir.ensure(clock::unix(base.clock.wall()) as i64);
-            match made.and_then(|_| self.load()) {
-                Ok((_, leaf)) if published.as_ref() == Some(&leaf) => {}
+            let (ours, now) = (certificates.clone(), clock::unix(base.clock.wall()) as i64);
+            let made = blocking.run(move || ours.run_dir.ensure(now).and_then(|_| ours.load()));
+            let Some(made) = drain.or(made).await else { return Ended::Drained };
+            let made = made.map_err(|hangs| hangs.to_string());
+            match made.and_then(|made| made.map_err(|error| error.to_string())) {
+                Ok((_, leaf)) if published == leaf => {}
                 Ok((config, leaf)) => {
                     publish.send_replace(config);
-                    published = Some(leaf);
+                    published = leaf;
                     tracing::info!("the server certificate was made anew");
                 }
                 Err(error) => {

@@ -1,23 +1,25 @@
 //! `server`: the drop-in for `kes server`, with everything from KES's own file, which is read again when it changes.
 //!
 //! A change counts when two looks, a second apart, see the same content, so that a half-written file never drops a deny
-//! rule. What cannot be used changes nothing: the former configuration stays, and a metric and a log line say so.
+//! rule. What cannot be used changes nothing: the former configuration stays, and a metric and a log line say so. A key store
+//! that does not pass yet holds up nothing but itself.
 
 mod files;
 
-use super::{Base, Stopped, notify};
+use super::{Base, Stopped, blocking::Blocking, notify};
 use crate::{
     cause::{Cause, Finding},
     config::{
-        self, PinSettings,
+        PinSettings,
         kes_yaml::{KesYaml, Tls},
-        server::ServerSettings,
+        server::{Own, ServerSettings},
     },
     gate::{self, Create},
     health::Guard,
     http,
     kes::State,
     keyring::{Keyring, KeyringWriter},
+    names::Name,
     offline::SealedCopy,
     pins::Pins,
     shutdown::{Drain, Ended, Hangups, Tasks},
@@ -30,7 +32,7 @@ use crate::{
     },
     verifier,
 };
-use files::{Watched, content, content_of, store_content};
+use files::{Loaded, Watched};
 use prometheus::{IntCounterVec, IntGauge};
 use rustls::ServerConfig;
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -38,17 +40,20 @@ use tokio::{sync::watch, task::JoinSet};
 
 /// What the server is made of.
 pub(super) struct Parts {
-    settings: ServerSettings,
+    own: Own,
+    loaded: Loaded,
     store: Arc<dyn KeyStore>,
     pins: Pins,
-    tls: Arc<ServerConfig>,
     /// A test's own store, which no reload replaces.
     given: bool,
     watched: Watched,
+    /// What opens key stores.
+    blocking: Blocking,
 }
 
-/// How often the files are looked at: a change is in force after two looks that see the same.
-const LOOK: Duration = Duration::from_secs(1);
+/// A key store, and the pins that it is guarded by.
+type Opened = (Arc<dyn KeyStore>, Pins);
+
 /// How soon a new configuration that could not be taken, for no fault of its own, is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long the former key store still answers what was asked of it.
@@ -65,11 +70,12 @@ impl Parts {
         store: Option<Arc<dyn KeyStore>>,
         base: &Base,
     ) -> Result<Self, Stopped> {
-        let watched = Watched::new(content_of(&settings.first));
-        let tls = server_config(&settings.first)?;
+        let ServerSettings { own, file, first, .. } = settings;
+        let watched = Watched::new(file, &first)?;
+        let loaded = Loaded::of(Arc::new(first))?;
         let given = store.is_some();
-        let (store, pins) = base.open_pinned(store, &settings.first.store, &settings.own.pins)?;
-        Ok(Self { settings, store, pins, tls, given, watched })
+        let (store, pins) = base.open_pinned(store, &loaded.config.store, &own.pins)?;
+        Ok(Self { own, loaded, store, pins, given, watched, blocking: Blocking::new() })
     }
 
     /// Passes the gate and starts every part.
@@ -87,11 +93,10 @@ impl Parts {
         let address = api.address;
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
         let mut parts = self;
-        let copy = parts.settings.own.offline.clone();
+        let copy = parts.own.offline.clone();
         let copy = copy.map(|config| Arc::new(SealedCopy::new(config, base.clock.clone())));
         let (keyring, writer) = loop {
-            let gate =
-                gate_config(&parts.settings.first, parts.settings.own.gate_timeout, parts.pins.clone());
+            let gate = gate_config(&parts.loaded.config, parts.own.gate_timeout, parts.pins.clone());
             let gate = gate::Config { copy: copy.clone(), ..gate };
             let guard = base.health.until("gate");
             let store = parts.store.clone();
@@ -99,14 +104,18 @@ impl Parts {
                 biased;
                 () = drain.started() => return Ok(()),
                 passed = base.pass(&gate, &store, guard) => break passed?,
-                next = parts.changed(base, &mut hangups) => parts.take(next, base),
+                (loaded, (store, pins)) = parts.changed(base, &mut hangups) => {
+                    // The gate goes on waiting, with another configuration.
+                    (parts.loaded, parts.store, parts.pins) = (loaded, store, pins);
+                    tracing::info!(store = parts.store.describe(), "the configuration was reloaded");
+                }
             }
         };
-        let Self { settings, store, pins, tls, given, watched } = parts;
-        let ServerSettings { own, file, first, .. } = settings;
+        let Self { own, loaded, store, pins, given, watched, blocking } = parts;
+        let Loaded { config: now, tls, store_content } = loaded;
         let describe = store.describe();
         let since = base.now().to_string();
-        let (state, state_receiver) = watch::channel(Arc::new(state_of(&first, keyring.clone(), &since)));
+        let (state, state_receiver) = watch::channel(Arc::new(state_of(&now, keyring.clone(), &since)));
         let (publish, tls) = watch::channel(tls);
         let (keyrings, keyring) = watch::channel(keyring);
         let listening = base.spawn_api(tasks, api, own.kes, state_receiver, tls, drain.clone());
@@ -115,12 +124,14 @@ impl Parts {
         tasks.spawn("verifier", verifier.run(base.clock.clone(), drain.clone()));
         let configuration = Configuration {
             base: base.clone(),
-            read: Box::new(move || file.read()),
+            blocking,
             pins,
             pin_settings: own.pins,
-            store_content: store_content(&first),
-            tried: None,
-            now: first,
+            keys: now.keys.clone(),
+            store_content,
+            wanted: None,
+            opened: None,
+            now,
             store,
             given,
             level_is_set: own.log_is_set,
@@ -141,44 +152,37 @@ impl Parts {
 }
 
 impl Parts {
-    /// The file, once it says something else, while the gate waits.
-    async fn changed(&mut self, base: &Base, hangups: &mut Hangups) -> KesYaml {
-        let mut look = tokio::time::interval(LOOK);
+    /// Another configuration that can be used, and its key store, once there is one while the gate waits.
+    async fn changed(&mut self, base: &Base, hangups: &mut Hangups) -> (Loaded, Opened) {
         loop {
-            let asked = tokio::select! {
-                () = hangups.next() => true,
-                _ = look.tick() => false,
+            let loaded = match self.watched.next(hangups).await {
+                Ok(loaded) => loaded,
+                Err(reason) => {
+                    tracing::error!("{RELOAD_FAILED}: {reason}");
+                    continue;
+                }
             };
-            let read = self.settings.file.read();
-            let content = content(&read, &self.settings.first);
-            if !self.watched.has_changed(content, base.clock.now()) && !asked {
-                continue;
-            }
-            self.watched.taken(content);
-            match read {
-                Ok(next) => return next,
-                Err(problems) => tracing::error!("{RELOAD_FAILED}: {}", problems.join("; ")),
-            }
-        }
-    }
-
-    /// Goes on waiting with another configuration, if it can be used.
-    fn take(&mut self, next: KesYaml, base: &Base) {
-        let opened = server_config(&next).and_then(|tls| {
             if self.given {
-                return Ok((tls, (self.store.clone(), self.pins.clone())));
+                return (loaded, (self.store.clone(), self.pins.clone()));
             }
-            Ok((tls, base.open_pinned(None, &next.store, &self.settings.own.pins)?))
-        });
-        match opened {
-            Ok((tls, (store, pins))) => {
-                (self.tls, self.store, self.pins) = (tls, store, pins);
-                self.settings.first = next;
-                tracing::info!(store = self.store.describe(), "the configuration was reloaded");
+            match open(base, &self.blocking, &loaded.config, &self.own.pins).await {
+                Ok(opened) => return (loaded, opened),
+                Err(finding) => tracing::error!(cause = finding.cause.id(), "{RELOAD_FAILED}: {finding}"),
             }
-            Err(finding) => tracing::error!(cause = finding.cause.id(), "{RELOAD_FAILED}: {finding}"),
         }
     }
+}
+
+/// Opens the key store that the file names, aside, since that reads files.
+async fn open(
+    base: &Base,
+    blocking: &Blocking,
+    config: &Arc<KesYaml>,
+    pins: &PinSettings,
+) -> Result<Opened, Finding> {
+    let (base, config, pins) = (base.clone(), config.clone(), pins.clone());
+    let opened = blocking.run(move || base.open_pinned(None, &config.store, &pins)).await;
+    opened.unwrap_or_else(|hangs| Err(Cause::StoreUnavailable.seen(hangs.to_string())))
 }
 
 /// Nobody but the file's own keys is demanded; what it names is made where there is no trace of it, as KES does.
@@ -220,21 +224,35 @@ fn server_config(file: &KesYaml) -> Result<Arc<ServerConfig>, Finding> {
 /// Keeps the configuration in force the one that the file describes.
 struct Configuration {
     base: Base,
-    read: Box<dyn Fn() -> Result<KesYaml, Vec<String>> + Send + Sync>,
-    now: KesYaml,
+    blocking: Blocking,
+    /// What is in force, but for the two below, which may wait for a key store.
+    now: Arc<KesYaml>,
+    /// Those of the file's own keys that were demanded last, and were there.
+    keys: Vec<Name>,
+    /// What the key store in use was opened with, its files included.
+    store_content: [u8; 32],
     store: Arc<dyn KeyStore>,
     pins: Pins,
     pin_settings: PinSettings,
-    /// What the key store in use was opened with, its files included.
-    store_content: [u8; 32],
-    /// One that did not pass yet, and what it was opened with.
-    tried: Option<([u8; 32], Arc<dyn KeyStore>, Pins)>,
+    /// What is to be tried of the file in force.
+    wanted: Option<Wanted>,
+    /// A key store that did not pass yet, and what it was opened with.
+    opened: Option<([u8; 32], Opened)>,
     given: bool,
     /// The level is that of our own setting, whatever the file says.
     level_is_set: bool,
     since: String,
     publish: Publish,
     metrics: Metrics,
+}
+
+/// Another key store, or other keys to be demanded.
+#[derive(Clone)]
+struct Wanted {
+    config: Arc<KesYaml>,
+    store_content: [u8; 32],
+    /// How long to wait before it is tried.
+    after: Duration,
 }
 
 /// Who hears of a new one.
@@ -249,11 +267,11 @@ struct Metrics {
     reloads: IntCounterVec,
 }
 
-/// Why a reload changed nothing.
+/// Why a reload changed less than all.
 enum Unchanged {
-    /// The file, or what it names, cannot be used.
+    /// The file, or what it names, cannot be used: nothing has changed.
     Unusable(String),
-    /// The new key store does not pass the gate now; it may later.
+    /// The new key store, or the file's own keys, do not pass the gate now; they may later. All else is in force.
     NotYet(Finding),
 }
 
@@ -272,24 +290,33 @@ fn at_work(store: Arc<dyn KeyStore>, writer: KeyringWriter) -> Work {
 
 /// Another key store must have every key that is in use, and the same one: what they sealed opens with nothing else.
 async fn is_the_same(keyring: &Keyring, writer: &KeyringWriter, place: &str) -> Result<(), Finding> {
-    for (name, held) in keyring.all() {
-        let there = match writer.look(&name).await {
-            Ok(there) => there,
-            Err(error) => {
-                return Err(error
-                    .finding()
-                    .fix("copy the keys first: `keswarden migrate`, or restart to do without them"));
-            }
-        };
-        if !there.version.key.same(&held.version.key) {
-            return Err(Cause::KeyReplaced.seen(format!(
-                "the key '{name}' in {place} is another one than that in use: its fingerprint is {}, that in use {}",
-                there.fingerprint, held.fingerprint
-            )));
+    // The store in use goes on meanwhile: until there is no key in it that was not looked for.
+    loop {
+        let mut unknown = keyring.all();
+        unknown.retain(|(name, held)| {
+            writer.held(name).is_none_or(|there| !there.version.key.same(&held.version.key))
+        });
+        if unknown.is_empty() {
+            return Ok(());
         }
-        writer.hold(&name, there);
+        for (name, held) in unknown {
+            let there = match writer.look(&name).await {
+                Ok(there) => there,
+                Err(error) => {
+                    return Err(error
+                        .finding()
+                        .fix("copy the keys first: `keswarden migrate`, or restart to do without them"));
+                }
+            };
+            if !there.version.key.same(&held.version.key) {
+                return Err(Cause::KeyReplaced.seen(format!(
+                    "the key '{name}' in {place} is another one than that in use: its fingerprint is {}, that in use {}",
+                    there.fingerprint, held.fingerprint
+                )));
+            }
+            writer.hold(&name, there);
+        }
     }
-    Ok(())
 }
 
 // === impl Configuration ===
@@ -304,99 +331,124 @@ impl Configuration {
     ) -> Ended {
         let mut work = at_work(self.store.clone(), writer);
         let mut retired: JoinSet<()> = JoinSet::new();
-        let mut look = tokio::time::interval(LOOK);
         loop {
-            let asked = tokio::select! {
+            // The store in use goes on working while a new one is tried, and so do the looks at the files.
+            tokio::select! {
                 biased;
-                () = drain.started() => return Ended::Drained,
+                () = drain.started() => break,
                 () = &mut work => return Ended::Failed("the key store's work ended".to_owned()),
-                Some(_) = retired.join_next() => false,
-                () = hangups.next() => true,
-                _ = look.tick() => watched.has_changed(content(&(self.read)(), &self.now), self.base.clock.now()),
-            };
-            if !asked {
-                continue;
-            }
-            watched.taken(content(&(self.read)(), &self.now));
-            // The store in use goes on working while the new one is tried.
-            let tried = tokio::select! {
-                biased;
-                () = drain.started() => return Ended::Drained,
-                () = &mut work => return Ended::Failed("the key store's work ended".to_owned()),
-                tried = self.reload() => tried,
-            };
-            match tried {
-                Ok(None) => self.said(Ok(())),
-                Ok(Some(next)) => {
-                    let former = std::mem::replace(&mut work, next);
-                    retired.spawn(async move { drop(tokio::time::timeout(RETIREMENT, former).await) });
-                    self.said(Ok(()));
-                }
-                Err(unchanged) => {
-                    if let Unchanged::NotYet(_) = unchanged {
-                        watched.again_at = Some(self.base.clock.now() + RETRY);
+                change = watched.next(&mut hangups) => self.take(change),
+                tried = self.try_wanted() => {
+                    if let Some(next) = self.settle(tried) {
+                        let former = std::mem::replace(&mut work, next);
+                        while retired.try_join_next().is_some() {}
+                        retired.spawn(async move { drop(tokio::time::timeout(RETIREMENT, former).await) });
                     }
-                    self.said(Err(unchanged));
                 }
             }
         }
+        // A request under way may wait for a key: the stores work on until nobody is left who could ask. What is published is
+        // a reader as well.
+        drop(self);
+        work.await;
+        while retired.join_next().await.is_some() {}
+        Ended::Drained
     }
 
-    /// Reads, validates, tries, and then publishes all of it. The work of a new key store, when there is one.
-    async fn reload(&mut self) -> Result<Option<Work>, Unchanged> {
-        let next = (self.read)().map_err(|problems| Unchanged::Unusable(problems.join("; ")))?;
-        let tls = server_config(&next).map_err(|finding| Unchanged::Unusable(finding.seen))?;
-        let store_content = store_content(&next);
-        let moved = store_content != self.store_content && !self.given;
-        let mut keyring = self.publish.keyrings.borrow().clone();
-        let mut work = None;
-        if moved || next.keys != self.now.keys {
-            let (store, pins) = match moved {
-                true => self.trial(store_content, &next.store)?,
-                false => (self.store.clone(), self.pins.clone()),
-            };
-            let gate = gate_config(&next, None, pins.clone());
-            let tried =
-                gate::attempt(&gate, store.clone(), &self.base.registry, self.base.clock.clone()).await;
-            let (fresh, writer) = tried.map_err(Unchanged::NotYet)?;
-            if moved {
-                is_the_same(&keyring, &writer, &store.describe()).await.map_err(Unchanged::NotYet)?;
-                keyring = fresh;
-                work = Some(at_work(store.clone(), writer));
-                (self.store, self.pins, self.tried) = (store, pins, None);
-            }
-        }
+    /// Publishes all but the key store, at once: a revocation, or a certificate in place of one that ends, waits for nothing.
+    fn take(&mut self, change: Result<Loaded, String>) {
+        // What was wanted before is wanted no more.
+        self.wanted = None;
+        let Loaded { config: next, tls, store_content } = match change {
+            Ok(loaded) => loaded,
+            Err(reason) => return self.said(Err(Unchanged::Unusable(reason))),
+        };
         for warning in &next.warnings {
             tracing::warn!("{warning}");
         }
         if next.address != self.now.address {
             tracing::warn!("address has changed: that takes a restart");
         }
+        if (next.log.audit > 0) != (self.now.log.audit > 0) {
+            tracing::warn!("log.audit has changed: that takes a restart");
+        }
         if !self.level_is_set {
             telemetry::set_level(telemetry::Level::of_slog(next.log.error));
         }
-        self.publish.keyrings.send_replace(keyring.clone());
+        let keyring = self.publish.keyrings.borrow().clone();
         self.publish.state.send_replace(Arc::new(state_of(&next, keyring, &self.since)));
         self.publish.tls.send_replace(tls);
-        (self.now, self.store_content) = (next, store_content);
-        Ok(work)
+        self.now = next.clone();
+        if self.has_moved(store_content) || next.keys != self.keys {
+            self.wanted = Some(Wanted { config: next, store_content, after: Duration::ZERO });
+        } else {
+            self.said(Ok(()));
+        }
     }
 
-    /// The key store that the file names now: the one that was tried before, with its login, while that file stays.
-    fn trial(
-        &mut self,
-        content: [u8; 32],
-        store: &config::Store,
-    ) -> Result<(Arc<dyn KeyStore>, Pins), Unchanged> {
-        if let Some((known, store, pins)) = &self.tried
+    fn has_moved(&self, store_content: [u8; 32]) -> bool {
+        store_content != self.store_content && !self.given
+    }
+
+    /// Publishes the key store that has passed. Its work, when it is another one.
+    fn settle(&mut self, tried: Result<Option<(Keyring, Work)>, Finding>) -> Option<Work> {
+        let fresh = match tried {
+            Ok(fresh) => fresh,
+            Err(finding) => {
+                self.wanted = self.wanted.take().map(|wanted| Wanted { after: RETRY, ..wanted });
+                self.said(Err(Unchanged::NotYet(finding)));
+                return None;
+            }
+        };
+        self.wanted = None;
+        let work = fresh.map(|(keyring, work)| {
+            self.publish.keyrings.send_replace(keyring.clone());
+            self.publish.state.send_replace(Arc::new(state_of(&self.now, keyring, &self.since)));
+            work
+        });
+        self.said(Ok(()));
+        work
+    }
+
+    /// A keyring over the key store that is wanted, once it passes, or nothing when that is the one in use; never, when nothing is
+    /// wanted.
+    async fn try_wanted(&mut self) -> Result<Option<(Keyring, Work)>, Finding> {
+        let Some(Wanted { config, store_content, after }) = self.wanted.clone() else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep(after).await;
+        let moved = self.has_moved(store_content);
+        let (store, pins) = match moved {
+            true => self.trial(&config, store_content).await?,
+            false => (self.store.clone(), self.pins.clone()),
+        };
+        let gate = gate_config(&config, None, pins.clone());
+        let clock = self.base.clock.clone();
+        let (keyring, writer) = gate::attempt(&gate, store.clone(), &self.base.registry, clock).await?;
+        if moved {
+            let in_use = self.publish.keyrings.borrow().clone();
+            is_the_same(&in_use, &writer, &store.describe()).await?;
+        }
+        // From here to the publication nothing is waited for, so that no key can come into use in between.
+        self.keys.clone_from(&config.keys);
+        if !moved {
+            return Ok(None);
+        }
+        (self.store, self.pins, self.store_content) = (store.clone(), pins, store_content);
+        self.opened = None;
+        Ok(Some((keyring, at_work(store, writer))))
+    }
+
+    /// The key store that is wanted: the one that was tried before, with its login, while that file stays.
+    async fn trial(&mut self, config: &Arc<KesYaml>, content: [u8; 32]) -> Result<Opened, Finding> {
+        if let Some((known, opened)) = &self.opened
             && *known == content
         {
-            return Ok((store.clone(), pins.clone()));
+            return Ok(opened.clone());
         }
-        let (store, pins) =
-            self.base.open_pinned(None, store, &self.pin_settings).map_err(Unchanged::NotYet)?;
-        self.tried = Some((content, store.clone(), pins.clone()));
-        Ok((store, pins))
+        let opened = open(&self.base, &self.blocking, config, &self.pin_settings).await?;
+        self.opened = Some((content, opened.clone()));
+        Ok(opened)
     }
 
     fn said(&self, result: Result<(), Unchanged>) {
@@ -410,7 +462,8 @@ impl Configuration {
             }
             Err(Unchanged::NotYet(finding)) => tracing::error!(
                 cause = finding.cause.id(),
-                "Failed to update server configuration, the former one stays, and it is tried again: {finding}"
+                "Failed to update server configuration, the former key store and keys stay, all else is in force, and it is \
+                 tried again: {finding}"
             ),
         }
     }

@@ -1,7 +1,7 @@
 //! `keswarden dev`: a key store in a local directory, certificates and an API key made on the spot, for trying out.
 
 use super::{block_on, load, run};
-use crate::{config::Inputs, exit, identity::ApiKey, names::Name, secret::Secret, tls::mint};
+use crate::{config::Inputs, exit, gate::Create, identity::ApiKey, names::Name, secret::Secret, tls::mint};
 use clap::Args;
 use std::{
     ffi::OsString,
@@ -31,10 +31,12 @@ pub(super) fn main(options: Options) -> u8 {
         }
     };
     let Prepared { dir, api_key, is_new } = prepared;
-    let settings = match load(inputs(&options, &dir, &api_key, is_new)) {
+    let mut settings = match load(inputs(&options, &dir, &api_key)) {
         Ok(settings) => settings,
         Err(code) => return code,
     };
+    // A directory forgets what is deleted; the mark in it is what we go by.
+    settings.create = if is_new { Create::First } else { Create::Never };
     eprintln!(
         "keswarden: this is for trying out: the keys are plain files in {}",
         dir.join("keys").display()
@@ -96,7 +98,7 @@ fn prepare(options: &Options) -> io::Result<Prepared> {
 }
 
 /// The process's environment, with what this mode decides.
-fn inputs(options: &Options, dir: &Path, api_key: &Secret, is_new: bool) -> Inputs {
+fn inputs(options: &Options, dir: &Path, api_key: &Secret) -> Inputs {
     let mut inputs = Inputs::of_process(None, Some(options.key.clone()));
     let ours = |name: &OsString| {
         let name = name.to_string_lossy();
@@ -106,7 +108,7 @@ fn inputs(options: &Options, dir: &Path, api_key: &Secret, is_new: bool) -> Inpu
     let decided = [
         ("KESWARDEN_FS_DIR", dir.join("keys").into_os_string()),
         ("KESWARDEN_RUN_DIR", dir.join("run").into_os_string()),
-        ("KESWARDEN_KEY_CREATE", if is_new { "if-new" } else { "never" }.into()),
+        ("KESWARDEN_KEY_CREATE", "never".into()),
         ("KESWARDEN_API_KEY", api_key.expose().into()),
     ];
     for (name, value) in decided {

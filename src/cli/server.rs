@@ -23,7 +23,7 @@ use std::{
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// The address of the server (default 0.0.0.0:7373)
+    /// The address of the server (default [::]:7373, which is all interfaces, IPv4 and IPv6)
     #[arg(long, value_name = "IP:PORT")]
     addr: Option<String>,
     /// The server's configuration file
@@ -86,7 +86,10 @@ fn start(mut settings: ServerSettings, deps: Deps, api_key: Option<&ApiKey>) -> 
     let build = || app::build_server(settings, deps).inspect_err(|stopped| eprintln!("Error: {stopped}"));
     let code = block_on(serve(build, |_| {}, None));
     if code == 0 {
-        println!("\n=> Stopping server... Goodbye.");
+        // A reader that has stopped reading is no reason not to end.
+        if let Ok(out) = telemetry::Lines::to_stdout("goodbye") {
+            let _ = out.send(b"\n=> Stopping server... Goodbye.\n".to_vec());
+        }
     }
     code.min(FAILED)
 }

@@ -5,7 +5,7 @@ mod keystore;
 mod policies;
 
 use super::{
-    Store,
+    Store, everywhere,
     yaml::{self, Node, Reader, Section},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -175,13 +175,16 @@ fn address(reader: &mut Reader<'_>, node: Option<&Node>) -> SocketAddr {
     let text = reader.word(node);
     parse_address(&text).unwrap_or_else(|problem| {
         reader.problem(problem);
-        SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7373))
+        everywhere(PORT)
     })
 }
 
+/// KES's own.
+const PORT: u16 = 7373;
+
 /// An `ip:port`, `:port` or nothing, as KES takes it from `--addr` and `address`.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7373));
+    let any = everywhere(PORT);
     if text.is_empty() {
         return Ok(any);
     }

@@ -1,18 +1,13 @@
 //! The settings of `keswarden server`: KES's own file, KES's flags over it, and ours for what KES does not know.
 
 use super::{
-    Inputs, PinSettings, Problems, kes_config,
+    Inputs, PinSettings, Problems, everywhere, kes_config,
     kes_yaml::{self, KesYaml, Purpose},
     parse::Reader,
     safety::{offline_settings, pin_settings},
 };
 use crate::{kes, offline, telemetry, verifier};
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Everything that was decided before the server starts.
 pub struct ServerSettings {
@@ -58,6 +53,8 @@ pub struct Own {
     pub verifier: verifier::Config,
     pub gate_timeout: Option<Duration>,
     pub drain_timeout: Duration,
+    /// Where one process leaves its login to the next; nowhere unless the operator says where.
+    pub run_dir: Option<PathBuf>,
     pub warnings: Vec<String>,
     environment: BTreeMap<String, String>,
 }
@@ -73,7 +70,7 @@ pub fn own(inputs: Inputs) -> Result<Own, Refused> {
         log: log.unwrap_or_default(),
         log_is_set: log.is_some(),
         log_format,
-        admin_address: admin.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7374))),
+        admin_address: admin.unwrap_or(everywhere(7374)),
         admin_demanded: admin.is_some(),
         kes: kes_config(&mut reader, log_format, interval, None),
         pins: pin_settings(&mut reader),
@@ -81,6 +78,7 @@ pub fn own(inputs: Inputs) -> Result<Own, Refused> {
         verifier: verifier::Config { interval },
         gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
         drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
+        run_dir: reader.path("KESWARDEN_RUN_DIR"),
         warnings: Vec::new(),
         environment: reader.environment().clone(),
     };

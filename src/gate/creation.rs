@@ -29,7 +29,8 @@ impl Checks<'_> {
         if self.config.create == Create::IfNew && self.store.forgets().await? && !self.is_new_tenant().await?
         {
             let seen = format!(
-                "{}; K/V v1 forgets what is deleted, so this is no proof that it is new",
+                "{}; K/V v1 forgets what is deleted, and a disk that is not mounted is an empty directory: this is no proof \
+                 that it is new",
                 missing.seen
             );
             return Err(Cause::KeyMissing.seen(seen).fix(format!(

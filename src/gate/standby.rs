@@ -35,12 +35,12 @@ impl Checks<'_> {
     }
 
     /// The demanded keys must be in it; none of it is held before all of it was found well. Keys count as verified when they
-    /// were sealed.
+    /// last were.
     async fn keys_of_copy(&self, writer: &KeyringWriter, opened: Opened) -> Result<String, Finding> {
         let mut looked = Looked::new();
         for kept in opened.keys {
             let verified = self.clock.boot().saturating_sub(kept.age);
-            looked.insert(kept.name, (Arc::new(writer.copied(kept.version, verified)), true));
+            looked.insert(kept.name, (Arc::new(writer.copied(kept.version, verified, kept.lost)), true));
         }
         for name in &self.config.keys {
             if !looked.contains_key(name) {

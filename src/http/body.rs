@@ -15,13 +15,19 @@ use tokio::sync::mpsc;
 #[derive(Default)]
 pub struct Body {
     content: Content,
-    /// The connection is busy until the last byte is on its way.
+    /// The connection is busy until the last line is on its way.
     _busy: Option<Busy>,
 }
 
 enum Content {
     Whole(Full<Bytes>),
     Lines(mpsc::Receiver<Bytes>),
+}
+
+/// Bytes that are let go of when the last of them is on its way: an HTTP/2 client decides how many it takes at a time.
+struct Sending {
+    bytes: Bytes,
+    _busy: Busy,
 }
 
 /// Lines for everybody who listens now: no history, and who does not read loses lines, never memory or time.
@@ -45,7 +51,22 @@ const LISTENERS: usize = 64;
 
 impl Body {
     pub(super) fn until_sent(self, busy: Busy) -> Self {
-        Self { _busy: Some(busy), ..self }
+        match self.content {
+            Content::Whole(whole) => {
+                busy.answered();
+                let bytes = whole.into_inner();
+                bytes.map_or_else(Self::default, |bytes| {
+                    Bytes::from_owner(Sending { bytes, _busy: busy }).into()
+                })
+            }
+            lines @ Content::Lines(_) => Self { content: lines, _busy: Some(busy) },
+        }
+    }
+}
+
+impl AsRef<[u8]> for Sending {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

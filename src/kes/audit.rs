@@ -12,19 +12,12 @@ use crate::{
     http::{Body, Feed},
     metrics::Registry,
     names::Name,
-    telemetry::Format,
+    telemetry::{Format, Lines},
 };
 use jiff::Timestamp;
 use prometheus::IntCounter;
 use serde_json::json;
-use std::{
-    io::Write,
-    sync::{
-        Mutex,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    time::Duration,
-};
+use std::{borrow::Cow, time::Duration};
 
 /// What was changed.
 #[derive(Clone, Debug)]
@@ -47,7 +40,7 @@ pub enum Output {
 pub struct Audit {
     changes: Feed,
     errors: Feed,
-    stdout: Option<(Stdout, Format)>,
+    stdout: Option<(Lines, Format)>,
     change_events: IntCounter,
     error_events: IntCounter,
     dropped: IntCounter,
@@ -74,7 +67,10 @@ impl Audit {
             errors: Feed::default(),
             stdout: match output {
                 Output::Off => None,
-                Output::Stdout(format) => Stdout::start().map(|stdout| (stdout, format)),
+                Output::Stdout(format) => Lines::to_stdout("audit")
+                    .inspect_err(|error| tracing::error!("audit lines are not written: no thread: {error}"))
+                    .ok()
+                    .map(|lines| (lines, format)),
             },
             change_events: page.counter(
                 "kes_log_audit_events",
@@ -111,9 +107,9 @@ impl Audit {
 
     /// A request's deadline passed: it gets no answer.
     pub fn late(&self, record: &Record<'_>, timeout: Duration) {
-        let Record { route, path, peer, .. } = record;
+        let (Record { route, peer, .. }, path) = (record, record.path());
         let words = format!("no answer within {timeout:?}: the connection or stream is closed");
-        tracing::warn!(req.method = route.method, req.path = path, req.ip = %peer.address.ip(), "{words}");
+        tracing::warn!(req.method = route.method, req.path = &*path, req.ip = %peer.address.ip(), "{words}");
         self.report(record, "ERROR", &words);
     }
 
@@ -121,10 +117,10 @@ impl Audit {
     pub fn refused(&self, record: &Record<'_>, refusal: &Refusal) {
         match refusal {
             Refusal::Store { finding, .. } | Refusal::NotReady(finding) => {
-                let Record { route, path, peer, code, .. } = record;
+                let (Record { route, peer, code, .. }, path) = (record, record.path());
                 let (ip, identity) = (peer.address.ip(), peer.caller.name());
                 tracing::error!(
-                    req.method = route.method, req.path = path, req.ip = %ip, req.identity = identity, res.code = code,
+                    req.method = route.method, req.path = &*path, req.ip = %ip, req.identity = identity, res.code = code,
                     cause = finding.cause.id(), "{}: {finding}", refusal.message()
                 );
                 let level = if matches!(refusal, Refusal::NotReady(_)) { "WARN" } else { "ERROR" };
@@ -137,7 +133,8 @@ impl Audit {
                     }
                     _ => "nothing is sealed with this key: the store no longer holds it",
                 };
-                tracing::error!(req.path = record.path, "{words}");
+                let path = record.path();
+                tracing::error!(req.path = &*path, "{words}");
                 self.report(record, "ERROR", words);
                 self.write(record, &format!("refused: {words}"));
             }
@@ -147,7 +144,8 @@ impl Audit {
                 if matches!(refusal, Refusal::InvalidBody | Refusal::InvalidImportBody) {
                     self.report(record, "ERROR", &refusal.message());
                 }
-                self.write(record, &format!("refused: {}", refusal.message()));
+                // Names, patterns and methods in it are the client's, and as long as it pleases.
+                self.write(record, &format!("refused: {}", cut(&refusal.message())));
             }
         }
     }
@@ -159,7 +157,7 @@ impl Audit {
             Format::Text => record.text("INFO", words, "") + "\n",
             Format::Json => record.json(words),
         };
-        if stdout.lines.try_send(line).is_err() {
+        if stdout.send(line.into_bytes()).is_err() {
             self.dropped.inc();
         }
     }
@@ -185,9 +183,13 @@ impl Change {
 // === impl Record ===
 
 impl Record<'_> {
+    fn path(&self) -> Cow<'_, str> {
+        cut(self.path)
+    }
+
     /// A line as Go's `slog` writes one.
     fn text(&self, level: &str, words: &str, unknown: &str) -> String {
-        let Self { route, path, peer, at, code, took } = self;
+        let Self { route, peer, at, code, took, .. } = self;
         let identity = match peer.caller.name() {
             "" => unknown,
             identity => identity,
@@ -196,7 +198,7 @@ impl Record<'_> {
             "time={at:.3} level={level} msg={} req.method={} req.path={} req.ip={} req.identity={} res.code={code} res.time={}",
             word(words),
             route.method,
-            word(path),
+            word(&self.path()),
             peer.address.ip().to_canonical(),
             word(identity),
             go_duration(*took),
@@ -205,16 +207,26 @@ impl Record<'_> {
 
     /// A record as the SDK reads one, with what happened in words beside it.
     fn json(&self, words: &str) -> String {
-        let Self { path, peer, at, code, took, .. } = self;
+        let Self { peer, at, code, took, .. } = self;
         let mut request = serde_json::Map::new();
         request.insert("ip".to_owned(), peer.address.ip().to_canonical().to_string().into());
-        request.insert("path".to_owned(), (*path).into());
+        request.insert("path".to_owned(), self.path().into());
         if !peer.caller.name().is_empty() {
             request.insert("identity".to_owned(), peer.caller.name().into());
         }
         let response = json!({ "code": code, "time": u64::try_from(took.as_millis()).unwrap_or(u64::MAX) });
         let at = at.to_string();
         format!("{}\n", json!({ "time": at, "message": words, "request": request, "response": response }))
+    }
+}
+
+/// What a client may fill a line with: names have at most 80 bytes, and lines wait in memory.
+const LONGEST: usize = 200;
+
+fn cut(text: &str) -> Cow<'_, str> {
+    match text.len() {
+        ..=LONGEST => Cow::Borrowed(text),
+        _ => Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(LONGEST)])),
     }
 }
 
@@ -239,50 +251,6 @@ fn go_duration(duration: Duration) -> String {
     }
 }
 
-/// A thread that writes lines: what it waits for, nobody else does.
-struct Stdout {
-    lines: SyncSender<String>,
-    ended: Mutex<Receiver<()>>,
-}
-
-/// Lines that may wait to be written.
-const WAITING: usize = 4096;
-/// How long the last lines may take when everything ends.
-const LAST: Duration = Duration::from_secs(1);
-
-impl Stdout {
-    fn start() -> Option<Self> {
-        let (lines, receiver) = sync_channel::<String>(WAITING);
-        let (end, ended) = sync_channel(1);
-        let write = move || {
-            for line in receiver {
-                let mut out = std::io::stdout().lock();
-                // A closed pipe loses lines, not the server.
-                let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
-            }
-            let _ = end.send(());
-        };
-        let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(write);
-        match thread {
-            Ok(_) => Some(Self { lines, ended: Mutex::new(ended) }),
-            Err(error) => {
-                tracing::error!("audit lines are not written to stdout: no thread: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Stdout {
-    fn drop(&mut self) {
-        // The thread ends when the sender is gone; a fresh one that leads nowhere takes its place.
-        drop(std::mem::replace(&mut self.lines, sync_channel(0).0));
-        if let Ok(ended) = self.ended.get_mut() {
-            let _ = ended.recv_timeout(LAST);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +262,13 @@ mod tests {
         {
             assert_eq!(go_duration(Duration::from_nanos(nanoseconds)), text);
         }
+    }
+
+    #[test]
+    fn a_client_fills_no_line() {
+        assert_eq!(cut("/v1/key/create/my-key"), "/v1/key/create/my-key");
+        assert_eq!(cut(&"ü".repeat(30_000)), format!("{}…", "ü".repeat(100)));
+        assert_eq!(cut(&format!("x{}", "ü".repeat(30_000))), format!("x{}…", "ü".repeat(99)));
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub enum Doing {
     Delete,
 }
 
+/// As many characters of what a client wrote are sent back to it at most: strangers get short answers.
+const SENT_BACK: usize = 1024;
+
 // === impl Refusal ===
 
 impl Refusal {
@@ -102,15 +105,17 @@ impl Refusal {
             Self::IdentityMissing => "identity does not exist".to_owned(),
             Self::NotAuthentic => NotAuthentic.to_string(),
             Self::InvalidName { what, name } => {
-                format!("{what} '{name}' is empty, too long or contains invalid characters")
+                format!("{what} '{name:.SENT_BACK$}' is empty, too long or contains invalid characters")
             }
             Self::InvalidPattern(pattern) => {
-                format!("listing pattern '{pattern}' is empty, too long or is invalid")
+                format!("listing pattern '{pattern:.SENT_BACK$}' is empty, too long or is invalid")
             }
             Self::InvalidBody => "invalid request body".to_owned(),
             Self::InvalidImportBody => "invalid import key request body".to_owned(),
-            Self::Method { got, expected } => format!("received method '{got}' expected '{expected}'"),
-            Self::Algorithm(name) => format!("algorithm '{name}' is not supported"),
+            Self::Method { got, expected } => {
+                format!("received method '{got:.SENT_BACK$}' expected '{expected}'")
+            }
+            Self::Algorithm(name) => format!("algorithm '{name:.SENT_BACK$}' is not supported"),
             Self::KeySize(name) => format!("invalid key size for '{name}'"),
             Self::NoHmac => "key does not support HMAC".to_owned(),
             Self::Store { doing: Doing::Create, .. } => "failed to create key".to_owned(),
@@ -161,6 +166,10 @@ pub fn moved(to: &str, query: Option<&str>, method: &Method) -> Response<Body> {
     let mut location = percent_encoding::utf8_percent_encode(to, PATH).to_string();
     if let Some(query) = query {
         location = format!("{location}?{query}");
+    }
+    // No path of the API is nearly as long, however it is spelt.
+    if location.len() > SENT_BACK {
+        return not_found();
     }
     let mut response = match *method {
         Method::GET => {

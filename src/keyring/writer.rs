@@ -53,9 +53,9 @@ impl KeyringWriter {
     }
 
     /// A key of the sealed copy, verified when it was sealed.
-    pub fn copied(&self, version: Arc<KeyVersion>, verified: Duration) -> Held {
+    pub fn copied(&self, version: Arc<KeyVersion>, verified: Duration, lost: bool) -> Held {
         let fingerprint = version.key.fingerprint();
-        Held { version, fingerprint, lost: false, verified, absent: None }
+        Held { version, fingerprint, lost, verified, absent: None }
     }
 
     /// The key, if it is held.

@@ -8,6 +8,7 @@ use crate::{
     names::Name,
     secret::Secret,
     store::{Error, KeyStore},
+    tls::mint,
 };
 use async_trait::async_trait;
 use std::{
@@ -15,7 +16,10 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::Semaphore;
@@ -26,6 +30,8 @@ pub struct FsStore {
     dir: Dir,
     /// Calls that may be under way at once, those included that hang.
     calls: Arc<Semaphore>,
+    /// What was left behind by a process before us is gone.
+    swept: Arc<AtomicBool>,
 }
 
 /// The directory, as the calls that block see it.
@@ -43,12 +49,15 @@ const MAX_FILE: u64 = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 const CALLS: usize = 16;
 
+/// How many digits a hidden name ends in.
+const TAIL: usize = 16;
+
 // === impl FsStore ===
 
 impl FsStore {
     pub fn new(dir: PathBuf) -> Self {
         let dir = Dir { path: dir, on_demand: false };
-        Self { dir, calls: Arc::new(Semaphore::new(CALLS)) }
+        Self { dir, calls: Arc::new(Semaphore::new(CALLS)), swept: Arc::default() }
     }
 
     /// The same for a directory that need not be there yet.
@@ -118,9 +127,11 @@ impl Dir {
         text: &Secret,
         place: impl Fn(&Path, &Path) -> io::Result<()>,
     ) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
-        let hidden =
-            self.path.join(format!(".{name}.{}", crate::secret::hex(&crate::secret::random32()[..8])));
+        if self.on_demand {
+            self.make()?;
+        }
+        let tail = crate::secret::hex(&crate::secret::random32()[..TAIL / 2]);
+        let hidden = self.path.join(format!(".{name}.{tail}"));
         let result = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
             file.write_all(text.expose().as_bytes())?;
@@ -130,6 +141,31 @@ impl Dir {
         let _ = fs::remove_file(&hidden);
         result?;
         File::open(&self.path)?.sync_all()
+    }
+
+    /// Makes it, and what is missing above it; a power cut takes none of it back.
+    fn make(&self) -> io::Result<()> {
+        let parents = self.path.ancestors().filter(|dir| !dir.as_os_str().is_empty());
+        let missing: Vec<_> = parents.take_while(|dir| !dir.exists()).collect();
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+        for dir in missing {
+            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Removes what `write` left behind when it was killed: it may hold a key. True when there is nothing more to look for.
+    fn sweep(&self) -> bool {
+        let Ok(entries) = fs::read_dir(&self.path) else { return false };
+        let mut done = true;
+        for entry in entries.flatten() {
+            if entry.file_name().to_str().is_some_and(is_hidden) {
+                // One that is young may be somebody's who is writing it now.
+                done &= mint::is_left_behind(&entry.path()) && fs::remove_file(entry.path()).is_ok();
+            }
+        }
+        done
     }
 
     fn list(&self) -> Result<Vec<String>, Error> {
@@ -159,11 +195,22 @@ impl KeyStore for FsStore {
     }
 
     async fn ready(&self) -> Result<(), Finding> {
-        let ready = |dir: &Dir| match fs::metadata(&dir.path) {
-            Ok(found) if found.is_dir() => Ok(()),
+        let swept = self.swept.clone();
+        let ready = move |dir: &Dir| match fs::metadata(&dir.path) {
+            Ok(found) if found.is_dir() => {
+                if !swept.load(Ordering::Relaxed) {
+                    swept.store(dir.sweep(), Ordering::Relaxed);
+                }
+                Ok(())
+            }
             Ok(_) => {
                 let seen = format!("{} is not a directory", dir.path.display());
                 Err(Error::Failed(Cause::StoreUnavailable.seen(seen)))
+            }
+            // Never made here: an empty one in the place of a disk that is not mounted would look like a new tenant's.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let fix = format!("mkdir -m 700 {}, or mount it", shell_word(&dir.path));
+                Err(Error::Failed(dir.finding("looking for the keys", &error).fix(fix)))
             }
             Err(error) => Err(dir.failed("looking for the keys", &error)),
         };
@@ -184,6 +231,11 @@ impl KeyStore for FsStore {
             Err(error) => Err(dir.failed(what, &error)),
         });
         looked.await.map_err(Error::finding)
+    }
+
+    /// A disk that is not mounted is an empty directory: nothing in it shows that a name is new.
+    async fn forgets(&self) -> Result<bool, Finding> {
+        Ok(true)
     }
 
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
@@ -225,6 +277,14 @@ impl KeyStore for FsStore {
     fn how_to_create(&self, name: &Name) -> String {
         self.dir.how_to_create(name)
     }
+}
+
+/// A name as `write` makes them.
+fn is_hidden(file: &str) -> bool {
+    let parts = file.strip_prefix('.').and_then(|rest| rest.rsplit_once('.'));
+    parts.is_some_and(|(name, tail)| {
+        Name::parse(name).is_ok() && tail.len() == TAIL && tail.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 fn shell_word(path: &Path) -> String {

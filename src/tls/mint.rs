@@ -1,7 +1,8 @@
 //! The run directory: a CA of our own, our server certificate, and MinIO's client certificate.
 //!
 //! Minted once and reused, since MinIO reads its CA only when it starts. Certificates are renewed with their keys kept,
-//! so that MinIO's identity, which is its public key, never changes. Only `ca.crt`, `client.crt` and `client.key` are for
+//! so that MinIO's identity, which is its public key, never changes. What is no key, or does not belong together, as after a
+//! power cut or half a restore, counts as missing: nobody has to mend it by hand. Only `ca.crt`, `client.crt` and `client.key` are for
 //! MinIO; `client.key` is readable for the group, so that MinIO may run as another user of it.
 
 use super::{Error, Pair};
@@ -15,13 +16,13 @@ use rcgen::{
 };
 use std::{
     fs,
-    io::Write,
+    io::{ErrorKind, Write},
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 use time::{Duration, OffsetDateTime};
-use x509_parser::prelude::FromDer;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 /// The certificates of a run directory.
 pub struct RunDir {
@@ -55,13 +56,21 @@ impl RunDir {
     /// Makes what is missing, and what is about to expire, at `now` (seconds since 1970). True when the server
     /// certificate is a new one.
     pub fn ensure(&self, now: i64) -> Result<bool, Error> {
-        fs::create_dir_all(&self.dir).map_err(|error| unwritable(&self.dir, error))?;
+        make_dir(&self.dir).map_err(|error| unwritable(&self.dir, error))?;
         let _alone = Alone::in_dir(&self.dir);
+        for dir in [self.dir.clone(), self.path("agent")] {
+            sweep(&dir);
+        }
         let now = OffsetDateTime::from_unix_timestamp(now).expect("the wall clock must show a date");
+        let was_there = self.path("ca.crt").exists();
         let ca_key = self.key("ca.key", 0o600, &rcgen::PKCS_ECDSA_P256_SHA256)?;
         let ca = Mint { file: "ca.crt", days: CA_DAYS, params: ca_params() };
         let ca_is_new = self.certificate(&ca, &ca_key, None, now)?;
+        if ca_is_new && was_there {
+            tracing::warn!("{} was made anew: MinIO reads it when it starts", self.path(ca.file).display());
+        }
         let issuer = Issuer::from_params(&ca.params, &ca_key);
+        let issuer = Some((&issuer, &ca_key));
 
         let server_key = self.key("server.key", 0o600, &rcgen::PKCS_ECDSA_P256_SHA256)?;
         let server = Mint { file: "server.crt", days: LEAF_DAYS, params: self.server_params()? };
@@ -69,14 +78,14 @@ impl RunDir {
         if stale {
             let _ = fs::remove_file(self.path(server.file));
         }
-        let renewed = self.certificate(&server, &server_key, Some(&issuer), now)?;
+        let renewed = self.certificate(&server, &server_key, issuer, now)?;
 
         let client_key = self.key("client.key", 0o640, &rcgen::PKCS_ED25519)?;
         let client = Mint { file: "client.crt", days: LEAF_DAYS, params: client_params() };
         if ca_is_new {
             let _ = fs::remove_file(self.path(client.file));
         }
-        self.certificate(&client, &client_key, Some(&issuer), now)?;
+        self.certificate(&client, &client_key, issuer, now)?;
         Ok(renewed)
     }
 
@@ -101,7 +110,7 @@ impl RunDir {
 
     fn not_after(&self, file: &str) -> Option<i64> {
         let chain = super::read_certificates(&self.path(file)).ok()?;
-        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&chain[0]).ok()?;
+        let (_, parsed) = X509Certificate::from_der(&chain[0]).ok()?;
         Some(parsed.validity().not_after.timestamp())
     }
 
@@ -112,24 +121,25 @@ impl RunDir {
 
     fn key(&self, file: &str, mode: u32, kind: &'static rcgen::SignatureAlgorithm) -> Result<KeyPair, Error> {
         let path = self.path(file);
-        match fs::read_to_string(&path) {
-            // Empty is what a power cut may leave of a file that was not waited for.
-            Ok(pem) if !pem.is_empty() => KeyPair::from_pem(&pem)
-                .map_err(|error| Error::Read { path: path.display().to_string(), reason: error.to_string() }),
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::Read { path: path.display().to_string(), reason: error.to_string() })
+        let read = match fs::read_to_string(&path) {
+            // Zeros, or nothing, are what a power cut may leave of a file that was not waited for.
+            Ok(pem) => KeyPair::from_pem(&pem).ok(),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => None,
+            Err(error) => {
+                return Err(Error::Read { path: path.display().to_string(), reason: error.to_string() });
             }
-            _ => {
-                let key = match kind == &rcgen::PKCS_ED25519 {
-                    true => ApiKey::generate().key_pair(),
-                    false => KeyPair::generate_for(kind).expect("a key pair must be made"),
-                };
-                // A certificate of a key that is gone is of no use.
-                let _ = fs::remove_file(path.with_extension("crt"));
-                write_lightly(&path, mode, key.serialize_pem().as_bytes())?;
-                Ok(key)
-            }
+        };
+        if let Some(key) = read {
+            return Ok(key);
         }
+        let key = match kind == &rcgen::PKCS_ED25519 {
+            true => ApiKey::generate().key_pair(),
+            false => KeyPair::generate_for(kind).expect("a key pair must be made"),
+        };
+        // A certificate of a key that is gone is of no use.
+        let _ = fs::remove_file(path.with_extension("crt"));
+        write_lightly(&path, mode, key.serialize_pem().as_bytes())?;
+        Ok(key)
     }
 
     /// Signs the certificate unless a good one is there; true when it was signed now.
@@ -137,18 +147,19 @@ impl RunDir {
         &self,
         mint: &Mint,
         key: &KeyPair,
-        issuer: Option<&Issuer<'_, &KeyPair>>,
+        issuer: Option<(&Issuer<'_, &KeyPair>, &KeyPair)>,
         now: OffsetDateTime,
     ) -> Result<bool, Error> {
         let limit = now + Duration::days(RENEW_BEFORE_DAYS);
-        if self.not_after(mint.file).is_some_and(|not_after| not_after > limit.unix_timestamp()) {
+        let lasts = self.not_after(mint.file).is_some_and(|not_after| not_after > limit.unix_timestamp());
+        if lasts && self.belongs(mint.file, key, issuer.map(|(_, ca_key)| ca_key)) {
             return Ok(false);
         }
         let mut params = mint.params.clone();
         (params.not_before, params.not_after) = (now - BACKDATED, now + Duration::days(mint.days));
         let certificate = match issuer {
             None => params.self_signed(key),
-            Some(issuer) => params.signed_by(key, issuer),
+            Some((issuer, _)) => params.signed_by(key, issuer),
         };
         let certificate = certificate.expect("our own keys must sign");
         write_lightly(&self.path(mint.file), 0o644, certificate.pem().as_bytes())?;
@@ -156,6 +167,20 @@ impl RunDir {
             write_lightly(&self.path("server.names"), 0o644, self.names.join("\n").as_bytes())?;
         }
         Ok(true)
+    }
+
+    /// The certificate is this key's, and signed with the CA's key where there is one.
+    fn belongs(&self, file: &str, key: &KeyPair, ca_key: Option<&KeyPair>) -> bool {
+        let Ok(chain) = super::read_certificates(&self.path(file)) else { return false };
+        let Ok((_, parsed)) = X509Certificate::from_der(&chain[0]) else { return false };
+        let is_signed_by = |ca_key: &KeyPair| {
+            let signed: &[u8] = parsed.tbs_certificate.as_ref();
+            let signature = &parsed.signature_value.data;
+            let known = super::provider().signature_verification_algorithms.all;
+            known.iter().any(|way| way.verify_signature(ca_key.public_key_raw(), signed, signature).is_ok())
+        };
+        *parsed.public_key().subject_public_key.data == *key.public_key_raw()
+            && ca_key.is_none_or(is_signed_by)
     }
 
     fn server_params(&self) -> Result<CertificateParams, Error> {
@@ -219,6 +244,8 @@ fn put(path: &Path, mode: u32, bytes: &[u8], durable: bool) -> Result<(), Error>
     let new = path.with_extension(format!("{}.new", secret::hex(&secret::random::<4>())));
     let result = (|| {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        // Whatever the umask is: some of these files are for others to read. Some file systems know no modes.
+        let _ = file.set_permissions(fs::Permissions::from_mode(mode));
         file.write_all(bytes)?;
         if durable {
             file.sync_all()?;
@@ -229,6 +256,38 @@ fn put(path: &Path, mode: u32, bytes: &[u8], durable: bool) -> Result<(), Error>
         let _ = fs::remove_file(&new);
     }
     result.map_err(|error| unwritable(path, error))
+}
+
+/// Made here it is one that MinIO may enter, whatever the umask is.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o755));
+    Ok(())
+}
+
+/// How long a file that is being written may take: what is older was left behind by a process that was killed.
+const LEFT_BEHIND: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// It was written to so long ago that nobody writes it any more.
+pub fn is_left_behind(path: &Path) -> bool {
+    let age = fs::symlink_metadata(path).and_then(|about| about.modified()).map(|at| at.elapsed());
+    matches!(age, Ok(Ok(age)) if age > LEFT_BEHIND)
+}
+
+/// Removes what `put` left behind when it was killed: it may hold a key.
+fn sweep(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let stem = path.file_stem().and_then(|stem| Path::new(stem).extension()?.to_str());
+        let is_ours = path.extension().is_some_and(|extension| extension == "new")
+            && stem.is_some_and(|hex| hex.len() == 8 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        if is_ours && is_left_behind(&path) {
+            let _ = fs::remove_file(&path);
+        }
+    }
 }
 
 /// Holds others off who make certificates in the same directory, as `init` and `run` that start at once. It is not waited for long: a
@@ -293,11 +352,51 @@ mod tests {
             assert_eq!(fs::read(run_dir.path("ca.crt")).ok(), ca, "MinIO reads its CA once: {file}");
             assert_eq!(run_dir.client_identity().ok(), minio, "{file}");
         }
-        for file in ["ca.key", "ca.crt"] {
-            fs::write(run_dir.path(file), "").expect("the file must be written");
-            run_dir.ensure(NOW).expect("it must be made anew");
-            assert!(serves(&run_dir), "{file}");
+    }
+
+    /// MinIO's certificate is of its key, and of our CA.
+    fn minio_can_use(run_dir: &RunDir) -> bool {
+        let key = |file: &str| run_dir.key(file, 0o600, &rcgen::PKCS_ED25519).expect("a key must be there");
+        let (ca, client) = (key("ca.key"), key("client.key"));
+        run_dir.belongs("client.crt", &client, Some(&ca)) && run_dir.belongs("ca.crt", &ca, None)
+    }
+
+    const PEM_FILES: [&str; 6] = ["ca.key", "ca.crt", "server.key", "server.crt", "client.key", "client.crt"];
+
+    #[test]
+    fn what_cannot_be_read_and_what_does_not_belong_together_is_made_anew() {
+        let [dir, other] = [(); 2].map(|()| tempfile::tempdir().expect("a directory must be made"));
+        let run_dir = RunDir::new(dir.path().to_owned(), &[]);
+        let other = RunDir::new(other.path().to_owned(), &[]);
+        for of in [&run_dir, &other] {
+            of.ensure(NOW).expect("a first set must be made");
         }
+        let anothers = PEM_FILES.map(|file| fs::read(other.path(file)).expect("a file must be there"));
+        for (file, anothers) in PEM_FILES.iter().zip(&anothers) {
+            for broken in [&b""[..], &[0; 300][..], &b"\xff\xfe"[..], &b"no PEM"[..], &anothers[..]] {
+                fs::write(run_dir.path(file), broken).expect("the file must be written");
+                run_dir.ensure(NOW).expect("it must be made anew");
+                assert!(serves(&run_dir) && minio_can_use(&run_dir), "{file}: {broken:?}");
+                assert!(!run_dir.ensure(NOW).expect("nothing must be done"), "{file}: {broken:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_behind_is_removed_once_it_is_old() {
+        let dir = tempfile::tempdir().expect("a directory must be made");
+        let run_dir = RunDir::new(dir.path().to_owned(), &[]);
+        let [old, fresh, anothers] = ["ca.0a1b2c3d.new", "ca.ffffffff.new", "ca.new"].map(|file| {
+            fs::write(run_dir.path(file), "a key").expect("a file must be written");
+            run_dir.path(file)
+        });
+        for file in [&old, &anothers] {
+            let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+            let file = fs::File::options().write(true).open(file).expect("a file must open");
+            file.set_modified(long_ago).expect("a file's time must be set");
+        }
+        run_dir.ensure(NOW).expect("a first set must be made");
+        assert!(!old.exists() && fresh.exists() && anothers.exists());
     }
 
     #[test]

@@ -113,21 +113,25 @@ impl Client {
 
     /// Sends them; why they were not taken, and whether they may be sent again.
     async fn present(&self, credentials: &Credentials) -> Result<login::Granted, (Why, Finding)> {
+        let method = self.config.login.method();
         let count = |outcome: &str| {
-            self.metrics.logins.with_label_values(&[self.config.login.method(), outcome]).inc();
+            self.metrics.logins.with_label_values(&[method, outcome]).inc();
         };
-        let answer = match credentials {
-            Credentials::Token(token) => {
-                let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
-                let asked = Asked { what: "looking up the given token", path: "auth/token/lookup-self" };
-                self.send(&asked, Call::get(asked.path), &headers).await
-            }
+        let (path, body, headers) = match credentials {
+            Credentials::Token(token) => (
+                "auth/token/lookup-self".to_owned(),
+                None,
+                Headers::with(Some(token.clone()), self.config.namespace.clone()),
+            ),
             other => {
                 let (path, body) = other.request();
-                let asked = Asked { what: "logging in", path: &path };
-                self.send(&asked, Call::post(&path, &body), &Headers::with(None, self.auth_namespace())).await
+                (path, Some(body), Headers::with(None, self.auth_namespace()))
             }
         };
+        let what = if body.is_some() { "logging in" } else { "looking up the given token" };
+        let asked = Asked { what, path: &path };
+        let call = body.map_or_else(|| Call::get(&path), |body| Call::post(&path, &body));
+        let answer = self.send(&asked, call, &headers).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(finding) => {
@@ -152,7 +156,7 @@ impl Client {
                 return Ok(granted);
             }
             Some(Err(finding)) => finding,
-            None => verdict::of_login(&self.config, credentials, &answer),
+            None => verdict::of_login(&self.config, method, &asked, &answer),
         };
         count("failed");
         let why = match answer.status {

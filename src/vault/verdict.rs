@@ -2,7 +2,6 @@
 
 use super::{
     Config,
-    login::Credentials,
     transport::{Failure, FailureKind},
 };
 use crate::{
@@ -281,13 +280,9 @@ fn policy_missing(path: &str, seen: String) -> Finding {
 }
 
 /// A login that was not granted. Nothing in it is final: see vault-facts on lockout and TokenReview.
-pub(super) fn of_login(config: &Config, credentials: &Credentials, answer: &Answer) -> Finding {
-    let (method, path) = match credentials {
-        Credentials::Token(_) => ("token", "auth/token/lookup-self".to_owned()),
-        other => (config.login.method(), other.request().0),
-    };
-    let asked = Asked { what: "logging in", path: &path };
-    let seen = format!("logging in at Vault {} ({path}) answered {}", config.address, answer.words());
+pub(super) fn of_login(config: &Config, method: &str, asked: &Asked<'_>, answer: &Answer) -> Finding {
+    let Asked { what, path } = asked;
+    let seen = format!("{what} at Vault {} ({path}) answered {}", config.address, answer.words());
     match answer.status {
         400 if plain_http(answer) => Cause::VaultTlsPlainHttp.seen(seen),
         400 | 403 if !answer.is_vaults() => not_vault(config, answer),
@@ -307,7 +302,7 @@ pub(super) fn of_login(config: &Config, credentials: &Credentials, answer: &Answ
         ),
         403 if method != "token" => Cause::LoginDenied.seen(seen),
         200 => not_vault(config, answer),
-        _ => of(&asked, config, answer),
+        _ => of(asked, config, answer),
     }
 }
 

@@ -19,6 +19,9 @@ use tempfile::TempDir;
 /// What 4096 connections with TLS may cost, and a process with nothing to do beside: see `http`.
 const CEILING: u64 = 192 * 1024 * 1024;
 
+/// Enough for 48 connections to the API and 128 to the health server, beside what a process needs: see `http`.
+const DESCRIPTORS: usize = 240;
+
 /// The binary, as a process of its own, so that its memory is its own.
 pub struct Server {
     process: Child,
@@ -30,12 +33,17 @@ pub struct Server {
 impl Server {
     /// A server over a directory with one key.
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let yaml = Kes::yaml(&dir, "") + "log: { error: off, audit: off }\n";
-        std::fs::write(dir.path().join("server-config.yaml"), yaml).unwrap();
-        std::fs::create_dir(dir.path().join("keys")).unwrap();
-        std::fs::write(dir.path().join("keys").join(KEY), key_text()).unwrap();
-        Self::with(dir, Vec::new())
+        Self::with(with_one_key(), Vec::new())
+    }
+
+    /// The same, with no more than [`DESCRIPTORS`].
+    fn with_few_descriptors() -> Self {
+        let mut command = Command::new("/bin/sh");
+        let limit = "ulimit -n \"$0\" && exec \"$@\"";
+        command.args(["-c", limit, &DESCRIPTORS.to_string(), env!("CARGO_BIN_EXE_keswarden")]);
+        let server = Self::launch_by(command, with_one_key(), Vec::new());
+        server.wait_ready();
+        server
     }
 
     /// A server with the `server-config.yaml` of this directory; its certificate is made there.
@@ -54,10 +62,14 @@ impl Server {
 
     /// The same, which may have to wait.
     pub fn launch(dir: TempDir, environment: Vec<(&str, String)>) -> Self {
+        Self::launch_by(Command::new(env!("CARGO_BIN_EXE_keswarden")), dir, environment)
+    }
+
+    fn launch_by(mut command: Command, dir: TempDir, environment: Vec<(&str, String)>) -> Self {
         tls::mint::RunDir::new(dir.path().to_owned(), &[]).ensure(now()).unwrap();
         let address = || format!("127.0.0.1:{}", crate::peers::free_port()).parse::<SocketAddr>().unwrap();
         let (api, admin) = (address(), address());
-        let process = Command::new(env!("CARGO_BIN_EXE_keswarden"))
+        let process = command
             .args(["server", "--addr", &api.to_string(), "--config"])
             .arg(dir.path().join("server-config.yaml"))
             .env_clear()
@@ -101,16 +113,30 @@ impl Drop for Server {
     }
 }
 
+/// A directory with the file of a server, and one key.
+fn with_one_key() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let yaml = Kes::yaml(&dir, "") + "log: { error: off, audit: off }\n";
+    std::fs::write(dir.path().join("server-config.yaml"), yaml).unwrap();
+    std::fs::create_dir(dir.path().join("keys")).unwrap();
+    std::fs::write(dir.path().join("keys").join(KEY), key_text()).unwrap();
+    dir
+}
+
 /// Connections that another process holds open, in these ways.
 struct Attack(Child);
 
 impl Attack {
     fn begin(server: &Server, count: usize, ways: &str) -> Self {
+        Self::on(server.api.port(), server, count, ways)
+    }
+
+    fn on(port: u16, server: &Server, count: usize, ways: &str) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/attack.py");
         let files = identity(server.dir.path());
         let mut process = Command::new("python3")
             .arg(script)
-            .args([server.api.port().to_string(), count.to_string(), ways.to_owned()])
+            .args([port.to_string(), count.to_string(), ways.to_owned()])
             .args(files)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -171,6 +197,21 @@ fn a_good_client_is_served_beside_two_thousand_slow_connections() {
 }
 
 #[test]
+fn the_api_and_the_health_server_share_what_descriptors_there_are() {
+    let server = Server::with_few_descriptors();
+    std::fs::write(server.dir.path().join("keys/other"), key_text()).unwrap();
+    let ports = [server.api.port(), server.admin.port()];
+    let _attacks = ports.map(|port| Attack::on(port, &server, 200, "flood,idle"));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.process.id())).unwrap().count();
+    assert!(open + 16 < DESCRIPTORS, "some must be left for files and for Vault: {open} are open");
+    // It may be its turn to make room, now and then.
+    eventually("a key is read that takes a descriptor", || {
+        let asked = block_on(server.client(false).send("GET", "/v1/key/describe/other", None));
+        asked.ok().filter(|reply| reply.status == 200)
+    });
+}
+
+#[test]
 fn a_good_client_is_served_beside_ten_thousand_idle_connections() {
     let server = Server::start();
     let _attack = Attack::begin(&server, 10_000, "flood,idle,hello");
@@ -178,23 +219,88 @@ fn a_good_client_is_served_beside_ten_thousand_idle_connections() {
     assert!(server.peak() < CEILING, "{} MiB", server.peak() >> 20);
 }
 
-type Stream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+pub type Stream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
 /// A TLS connection of the admin's, for bytes that no client library would send.
-fn raw(kes: &Kes, alpn: &[u8]) -> Stream {
+pub fn raw(kes: &Kes, alpn: &[u8]) -> Stream {
+    raw_to(kes.api, kes.dir.path(), alpn)
+}
+
+fn raw_to(api: SocketAddr, dir: &Path, alpn: &[u8]) -> Stream {
     let (certificate, key) = Kes::admin().certificate(now());
-    let trust = Trust::only(&kes.dir.path().join("ca.crt")).unwrap();
+    let trust = Trust::only(&dir.join("ca.crt")).unwrap();
     let mut config = tls::client_config(trust, Some(Pair { chain: vec![certificate], key })).unwrap();
     config.alpn_protocols = vec![alpn.to_vec()];
     let name = ServerName::try_from("localhost").unwrap();
     let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-    let socket = TcpStream::connect(kes.api).unwrap();
+    let socket = TcpStream::connect(api).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     rustls::StreamOwned::new(connection, socket)
 }
 
+/// Kinds of HTTP/2 frames (RFC 9113 §6).
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+/// Their flags.
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &id.to_be_bytes(), payload].concat()
+}
+
+/// A client of HTTP/2 that has room for so many bytes of each answer, and reads what the test reads, no more.
+pub fn http2(api: SocketAddr, dir: &Path, window: u32) -> Stream {
+    let mut stream = raw_to(api, dir, b"h2");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    // SETTINGS_INITIAL_WINDOW_SIZE
+    let window = [&[0_u8, 4][..], &window.to_be_bytes()].concat();
+    stream.write_all(&frame(SETTINGS, 0, 0, &window)).unwrap();
+    stream.flush().unwrap();
+    stream
+}
+
+/// Asks for a path with GET, as the stream of this number.
+pub fn ask(stream: &mut Stream, id: u32, path: &str) {
+    // RFC 7541 appendix A and §6.2.2: GET, https, and a path that is put into no table, its length first.
+    let mut block = vec![0x82, 0x87, 0x04];
+    match path.len().checked_sub(127) {
+        None => block.push(u8::try_from(path.len()).unwrap()),
+        Some(mut more) => {
+            block.push(127);
+            while more >= 128 {
+                block.push(u8::try_from(more % 128).unwrap() | 128);
+                more /= 128;
+            }
+            block.push(u8::try_from(more).unwrap());
+        }
+    }
+    block.extend_from_slice(path.as_bytes());
+    stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, id, &block)).unwrap();
+    stream.flush().unwrap();
+}
+
+/// Reads until a frame of this kind came, and what it says.
+pub fn until_frame(stream: &mut Stream, kind: u8) -> Vec<u8> {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).unwrap();
+        if head[3] == kind {
+            return payload;
+        }
+    }
+}
+
 /// Everything until the end of the connection, however it ends.
-fn rest(stream: &mut impl Read) -> String {
+pub fn rest(stream: &mut impl Read) -> String {
     let (mut all, mut chunk) = (Vec::new(), [0; 4096]);
     while let Ok(length @ 1..) = stream.read(&mut chunk) {
         all.extend_from_slice(&chunk[..length]);
@@ -202,13 +308,13 @@ fn rest(stream: &mut impl Read) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-fn serving() -> Kes {
+pub fn serving() -> Kes {
     let kes = Kes::serving("");
     kes.store.put(KEY, &key_text());
     kes
 }
 
-fn still_serves(kes: &Kes) {
+pub fn still_serves(kes: &Kes) {
     for http1 in [true, false] {
         let client = kes.client(Some(&Kes::admin()), http1);
         assert_eq!(client.call("GET", &format!("/v1/key/describe/{KEY}"), None).status, 200);
@@ -301,19 +407,14 @@ fn floods_of_headers_are_refused() {
 fn rapid_resets_end_their_own_connection_only() {
     let kes = serving();
     let mut stream = raw(&kes, b"h2");
-    let frame = |kind: u8, flags: u8, id: u32, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &id.to_be_bytes(), payload].concat()
-    };
-    // RFC 9113 §6, RFC 7541 appendix A: GET, https, and `:path: /`, all of the static table.
-    let (headers, reset, settings) = (1, 3, 4);
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-    stream.write_all(&frame(settings, 0, 0, b"")).unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, b"")).unwrap();
     let mut refused = false;
     for number in 0..20_000_u32 {
         let id = number * 2 + 1;
-        let pair =
-            [frame(headers, 4, id, &[0x82, 0x87, 0x84]), frame(reset, 0, id, &8_u32.to_be_bytes())].concat();
+        // RFC 7541 appendix A: GET, https, and `:path: /`, all of the static table.
+        let opened = frame(HEADERS, END_HEADERS, id, &[0x82, 0x87, 0x84]);
+        let pair = [opened, frame(RESET, 0, id, &8_u32.to_be_bytes())].concat();
         if stream.write_all(&pair).and_then(|()| stream.flush()).is_err() {
             refused = true;
             break;
@@ -368,4 +469,88 @@ fn a_body_that_does_not_come_ends_the_connection_at_the_deadline() {
     assert_eq!(rest(&mut stream), "", "nothing is sent, as by KES");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     still_serves(&kes);
+}
+
+/// An HTTP/2 client says how much it takes of each answer, down to nothing, and can answer every PING meanwhile.
+#[test]
+fn an_answer_that_nobody_takes_ends_its_connection() {
+    let kes = serving();
+    let mut deaf = [0, 1].map(|window| http2(kes.api, kes.dir.path(), window));
+    for stream in &mut deaf {
+        stream.sock.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        ask(stream, 1, "/");
+    }
+    let begun = std::time::Instant::now();
+    for stream in &mut deaf {
+        rest(stream);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    still_serves(&kes);
+}
+
+#[test]
+fn clients_that_take_no_answer_leave_room_for_others() {
+    let server = Server::with_few_descriptors();
+    let _deaf: Vec<_> = (0..200)
+        .map(|_| {
+            let mut stream = http2(server.api, server.dir.path(), 0);
+            ask(&mut stream, 1, "/");
+            stream
+        })
+        .collect();
+    is_served_well(&server);
+}
+
+#[test]
+fn answers_that_nobody_takes_hold_little_memory() {
+    let server = Server::start();
+    // Whoever is redirected is told the whole path twice, once with five bytes for each of these.
+    let path = format!("//{}", "&".repeat(15_000));
+    let mut deaf: Vec<_> = (0..20).map(|_| http2(server.api, server.dir.path(), 0)).collect();
+    for stream in &mut deaf {
+        for number in 0..250 {
+            ask(stream, number * 2 + 1, &path);
+            until_frame(stream, HEADERS);
+        }
+    }
+    assert!(server.peak() < CEILING, "{} MiB", server.peak() >> 20);
+}
+
+#[test]
+fn a_long_request_gets_no_long_answer() {
+    let kes = serving();
+    let client = kes.client(Some(&Kes::admin()), false);
+    let long = "a".repeat(5000);
+    assert_eq!(client.call("GET", "/v1//status?a=b", None).status, 301);
+    for path in [format!("/v1//{long}"), format!("/v1//status?{long}")] {
+        let reply = client.call("GET", &path, None);
+        assert_eq!((reply.status, reply.body.as_str()), (404, "404 page not found\n"));
+    }
+    let import = format!("{{\"cipher\":\"{long}\"}}");
+    for (method, path, body, status) in [
+        ("GET", format!("/v1/key/describe/{long}"), None, 400),
+        ("GET", format!("/v1/key/list/{long}"), None, 400),
+        (long.as_str(), "/v1/status".to_owned(), None, 405),
+        ("PUT", "/v1/key/import/x".to_owned(), Some(import.as_str()), 406),
+    ] {
+        let reply = client.call(method, &path, body);
+        assert_eq!(reply.status, status, "{}", reply.body);
+        assert!(reply.body.contains(&long[..1024]) && reply.body.len() < 1200, "{}", reply.body);
+    }
+}
+
+/// With nothing under way; what it asks meanwhile is answered, and what it asks later it knows to ask elsewhere.
+#[test]
+fn who_has_to_make_room_is_told_so() {
+    let server = Server::with_few_descriptors();
+    let mut idle = http2(server.api, server.dir.path(), 65_535);
+    ask(&mut idle, 1, "/");
+    until_frame(&mut idle, DATA);
+    let _others: Vec<_> = (0..200).map(|_| TcpStream::connect(server.api).unwrap()).collect();
+    let (any, no_error) = (0x7fff_ffff_u32, 0_u32);
+    assert_eq!(until_frame(&mut idle, GOAWAY), [any, no_error].map(u32::to_be_bytes).concat());
+    let ping = until_frame(&mut idle, PING);
+    idle.write_all(&frame(PING, ACK, 0, &ping)).unwrap();
+    idle.flush().unwrap();
+    assert_eq!(until_frame(&mut idle, GOAWAY), [1, no_error].map(u32::to_be_bytes).concat());
 }

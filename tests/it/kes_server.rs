@@ -143,6 +143,11 @@ impl Kes {
         Client::new(tls::client_config(trust, pair).unwrap(), http1, self.api)
     }
 
+    /// Starts the drain.
+    pub fn drain(&self) {
+        self.trigger.drain();
+    }
+
     /// Drains, and says how it ended.
     pub fn stop(mut self) -> Result<(), app::Stopped> {
         self.trigger.drain();

@@ -201,8 +201,9 @@ fn client(pod: Pod, secret_id: &Path, clock: &Clock, seed: u64) -> Client {
 
 /// How often the data path reads.
 const READ: Duration = Duration::from_secs(30);
-/// A read that begins so long after a fault works: within one poll.
-const RECOVERY: Duration = Duration::from_secs(5);
+/// A read that begins so long after a fault works, which is well within one poll: the last request of the fault may end five seconds
+/// after it, and rest for five more.
+const RECOVERY: Duration = Duration::from_secs(11);
 const LENGTH: Duration = Duration::from_secs(6 * 3600);
 
 /// What is to happen, each at its time.

@@ -1,8 +1,13 @@
 //! The sealed copy: an agent starts while its store is away, for as long as that was allowed, and with nobody else's copy.
 
 use crate::harness::{App, KEY, eventually, key_text};
-use keswarden::{cause::Cause, keystore::memory::MemoryStore};
-use std::{fs, path::Path, sync::Arc};
+use keswarden::{
+    cause::Cause,
+    clock::Clock,
+    keystore::memory::MemoryStore,
+    offline::{Config, Opened, SealedCopy},
+};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
 struct Copy {
@@ -30,6 +35,17 @@ impl Copy {
 
     fn file(&self) -> std::path::PathBuf {
         self.dir.path().join("copy/keys.sealed")
+    }
+
+    /// What it holds now, when it counts.
+    fn open(&self) -> Option<Opened> {
+        let config = Config {
+            dir: self.dir.path().join("copy"),
+            wrapping_key: self.dir.path().join("wrapping.key"),
+            max_age: Duration::from_secs(10),
+            tenant: String::new(),
+        };
+        SealedCopy::new(config, Clock::system()).open().ok()
     }
 
     /// An app that has left a copy: its store, and what it sealed with two keys.
@@ -113,6 +129,65 @@ fn a_restart_does_not_shrink_the_copy() {
     let app = App::start(store, &copy.settings());
     app.wait_ready();
     assert_eq!(app.minio(false).decrypt("bucket-key", &sealed[1], "{}").status, 200);
+}
+
+/// The age of a key in a copy that counts.
+fn age(opened: &Opened, key: &str) -> Option<Duration> {
+    opened.keys.iter().find(|kept| kept.name.as_str() == key).map(|kept| kept.age)
+}
+
+#[test]
+fn a_key_that_is_lost_costs_no_other_one_its_copy() {
+    let copy = Copy::new("10s");
+    let store = Arc::new(MemoryStore::new());
+    store.put(KEY, &key_text());
+    store.put("bad-key", &key_text());
+    let app = App::start(store.clone(), &copy.settings());
+    app.wait_ready();
+    let minio = app.minio(false);
+    let sealed = [KEY, "bad-key"].map(|key| minio.generate(key, "{}").1);
+    store.put("bad-key", &key_text());
+    // Each counts from its own last verification.
+    eventually("the copy goes on with both", || {
+        let opened = copy.open()?;
+        let (good, bad) = (age(&opened, KEY)?, age(&opened, "bad-key")?);
+        (bad >= Duration::from_secs(3) && good <= Duration::from_secs(1)).then_some(())
+    });
+    eventually("what was verified too long ago has left it", || {
+        let opened = copy.open()?;
+        (opened.keys.len() == 1 && age(&opened, KEY)? <= Duration::from_secs(1)).then_some(())
+    });
+    app.stop().unwrap();
+    away(&store, Cause::VaultSealed);
+    let app = App::start(store, &copy.settings());
+    app.wait_ready();
+    assert_eq!(app.minio(false).decrypt(KEY, &sealed[0], "{}").status, 200);
+}
+
+/// What is sealed with a key that the store has lost, nobody opens once the copy has ended.
+#[test]
+fn a_key_that_was_lost_opens_from_the_copy_and_seals_nothing() {
+    let copy = Copy::new("1h");
+    let store = Arc::new(MemoryStore::new());
+    store.put(KEY, &key_text());
+    store.put("bad-key", &key_text());
+    let app = App::start(store.clone(), &copy.settings());
+    app.wait_ready();
+    let sealed = app.minio(false).generate("bad-key", "{}").1;
+    store.put("bad-key", &key_text());
+    eventually("the copy knows that it is lost", || {
+        let opened = copy.open()?;
+        let bad = opened.keys.into_iter().find(|kept| kept.name.as_str() == "bad-key")?;
+        bad.lost.then_some(())
+    });
+    app.stop().unwrap();
+    away(&store, Cause::VaultSealed);
+    let app = App::start(store, &copy.settings());
+    app.wait_ready();
+    let minio = app.minio(false);
+    assert_eq!(minio.decrypt("bad-key", &sealed, "{}").status, 200);
+    assert_eq!(minio.call("POST", "/v1/key/generate/bad-key", Some("{}")).status, 502);
+    minio.generate(KEY, "{}");
 }
 
 #[test]

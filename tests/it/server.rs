@@ -1,16 +1,26 @@
 //! `keswarden server`: KES's own file, its reload, its log streams, and what it says when the file is wrong.
 
 use crate::{
-    harness::{KEY, block_on, eventually, key_text},
+    harness::{KEY, block_on, eventually, health, inputs, key_text},
     kes_server::{Kes, now},
 };
 use keswarden::{
-    config::kes_yaml::{self, Purpose},
+    config::{
+        self,
+        kes_yaml::{self, Purpose},
+    },
     identity::ApiKey,
     keystore::memory::MemoryStore,
     tls::{Pair, mint::RunDir},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 fn policy(allow: &str, deny: &str, who: &ApiKey) -> String {
     format!(
@@ -337,5 +347,45 @@ fn what_kes_would_silently_ignore_is_said_and_references_are_replaced() {
     assert!(file.routes.any_open());
     assert_eq!(file.cache.any, Duration::from_secs(3600));
     assert_eq!((file.log.audit, file.log.error), (9, 5));
-    assert_eq!(file.address.to_string(), "0.0.0.0:7373");
+    assert_eq!(file.address.to_string(), "[::]:7373");
+}
+
+#[test]
+fn all_interfaces_are_those_of_ipv4_and_those_of_ipv6() {
+    let store = Arc::new(MemoryStore::new());
+    let kes = Kes::start(store, "", &[("KESWARDEN_ADMIN_ADDR", "[::]:0")]);
+    let port = kes.admin.port();
+    let status = |host: IpAddr| health((host, port).into(), "/status").0;
+    eventually("it answers by IPv4, and knows this machine", || {
+        (status(Ipv4Addr::LOCALHOST.into()) == 200).then_some(())
+    });
+    let has_ipv6 = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    assert_eq!(kes.admin.is_ipv6(), has_ipv6, "where IPv6 is off, it is IPv4 alone");
+    if has_ipv6 {
+        assert_eq!(status(Ipv6Addr::LOCALHOST.into()), 200);
+    }
+    kes.wait_ready();
+    let mut probe = Command::new(env!("CARGO_BIN_EXE_keswarden"));
+    let probe = probe.arg("health").env_clear().env("KESWARDEN_ADMIN_ADDR", format!("[::]:{port}"));
+    assert!(probe.status().unwrap().success());
+}
+
+#[test]
+fn without_a_host_an_address_is_that_of_all_interfaces() {
+    for (text, address) in [
+        ("", "[::]:7373"),
+        (":7000", "[::]:7000"),
+        ("0.0.0.0:7373", "0.0.0.0:7373"),
+        ("[::1]:7373", "[::1]:7373"),
+    ] {
+        assert_eq!(kes_yaml::parse_address(text).map(|address| address.to_string()), Ok(address.to_owned()));
+    }
+    let given = || {
+        let mut inputs = inputs(Path::new("/nonexistent"), &[]);
+        inputs.environment.retain(|(name, _)| name != "KESWARDEN_ADMIN_ADDR");
+        inputs
+    };
+    let agent = config::load(given()).unwrap_or_else(|problems| panic!("{problems}"));
+    let server = config::server::own(given()).unwrap();
+    assert_eq!([agent.admin_address, server.admin_address].map(|at| at.to_string()), ["[::]:7374"; 2]);
 }

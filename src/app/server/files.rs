@@ -1,80 +1,181 @@
-//! The files that a configuration is made of: whether they have changed, and stayed changed.
+//! The files that a configuration is made of: whether they have changed, stayed changed, and can be used.
+//!
+//! What two looks agreed on is what is used: the file is not read again, and what it names must still be the same after it was
+//! read. Only regular files of a sane size are read.
 
-use crate::{clock::Instant, config::kes_yaml::KesYaml};
+use super::{Blocking, server_config};
+use crate::{
+    cause::{Cause, Finding},
+    config::{kes_yaml::KesYaml, server::ConfigFile},
+    shutdown::Hangups,
+};
+use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+use zeroize::Zeroizing;
 
-/// What every file says that a configuration is made of.
-pub(super) fn content_of(config: &KesYaml) -> [u8; 32] {
-    let mut digest = Sha256::new();
-    digest.update(config.digest());
-    config.tls_files().iter().for_each(|path| add(&mut digest, path));
-    digest.update(store_content(config));
-    digest.finalize().into()
-}
-
-/// The same of a file as it was read now; `known` is what was last known of one that cannot be read.
-pub(super) fn content(read: &Result<KesYaml, Vec<String>>, known: &KesYaml) -> [u8; 32] {
-    match read {
-        Ok(config) => content_of(config),
-        Err(problems) => {
-            let mut digest = Sha256::new();
-            digest.update(problems.join("\n"));
-            digest.update(content_of(known));
-            digest.finalize().into()
-        }
-    }
-}
-
-/// What a key store is opened with: its section of the file, and the files that it names.
-pub(super) fn store_content(file: &KesYaml) -> [u8; 32] {
-    let mut digest = Sha256::new();
-    digest.update(file.store_digest);
-    file.store_files().iter().for_each(|path| add(&mut digest, path));
-    digest.finalize().into()
-}
-
-/// A file's bytes, or those of every file of a directory, in the order of names.
-fn add(digest: &mut Sha256, path: &Path) {
-    let entries = std::fs::read_dir(path).map(|entries| entries.flatten().map(|entry| entry.path()));
-    let mut files: Vec<PathBuf> = match entries {
-        Ok(entries) => entries.collect(),
-        Err(_) => vec![path.to_owned()],
-    };
-    files.sort();
-    for file in files {
-        digest.update(file.as_os_str().as_encoded_bytes());
-        let content = zeroize::Zeroizing::new(std::fs::read(&file).unwrap_or_default());
-        digest.update((content.len() as u64).to_be_bytes());
-        digest.update(&*content);
-    }
+/// A configuration that can be used, as far as it does not concern the key store.
+pub(super) struct Loaded {
+    pub(super) config: Arc<KesYaml>,
+    pub(super) tls: Arc<ServerConfig>,
+    /// What its key store is opened with, the files included.
+    pub(super) store_content: [u8; 32],
 }
 
 /// What was seen of the files.
 pub(super) struct Watched {
-    /// What the last reload was made of.
+    file: Arc<ConfigFile>,
+    blocking: Blocking,
+    /// What the last change was made of.
     taken: [u8; 32],
     /// What the last look saw.
     seen: [u8; 32],
-    /// Try again then, changed or not.
-    pub(super) again_at: Option<Instant>,
+    /// Somebody wants them read again, changed or not.
+    asked: bool,
+}
+
+/// How often the files are looked at: a change is in force after two looks that see the same.
+const LOOK: Duration = Duration::from_secs(1);
+/// The system's own roots in one file are a quarter of a megabyte.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+// === impl Loaded ===
+
+impl Loaded {
+    /// Reads and validates the files that this configuration names.
+    pub(super) fn of(config: Arc<KesYaml>) -> Result<Self, Finding> {
+        let store_content = store_content(&config)?;
+        Ok(Self { tls: server_config(&config)?, config, store_content })
+    }
 }
 
 // === impl Watched ===
 
 impl Watched {
-    pub(super) fn new(content: [u8; 32]) -> Self {
-        Self { taken: content, seen: content, again_at: None }
+    /// `first` is in force.
+    pub(super) fn new(file: ConfigFile, first: &KesYaml) -> Result<Self, Finding> {
+        let (file, blocking, content) = (Arc::new(file), Blocking::new(), content_of(first)?);
+        Ok(Self { file, blocking, taken: content, seen: content, asked: false })
     }
 
-    /// Two looks have seen the same, and it is not what is in force.
-    pub(super) fn has_changed(&mut self, content: [u8; 32], now: Instant) -> bool {
-        let twice = std::mem::replace(&mut self.seen, content) == content;
-        let due = self.again_at.is_some_and(|at| now >= at);
-        twice && (content != self.taken || due)
+    /// The next change, or why it cannot be used: two looks have seen the same, and it is not what was taken last, or somebody
+    /// asked. Nothing is lost when this is dropped and called again.
+    pub(super) async fn next(&mut self, hangups: &mut Hangups) -> Result<Loaded, String> {
+        loop {
+            self.pause(hangups).await;
+            let file = self.file.clone();
+            let look = self.blocking.run(move || look(&file)).await;
+            let look = look.unwrap_or_else(|hangs| Err(hangs.to_string()));
+            let content = look.as_ref().map_or_else(|problem| digest(problem), |(_, content)| *content);
+            let twice = std::mem::replace(&mut self.seen, content) == content;
+            if !twice || (content == self.taken && !self.asked) {
+                continue;
+            }
+            let (loaded, content) = match look {
+                Err(problem) => (Err(problem), content),
+                Ok((config, _)) => match self.blocking.run(move || load(config, content)).await {
+                    // The next look sees what they are now.
+                    Ok(None) => continue,
+                    Ok(Some(loaded)) => (loaded.map_err(|finding| finding.seen), content),
+                    // It was not the files' content: the same one is new once it can be read.
+                    Err(hangs) => (Err(hangs.to_string()), digest(&hangs.to_string())),
+                },
+            };
+            (self.taken, self.asked) = (content, false);
+            return loaded;
+        }
     }
 
-    pub(super) fn taken(&mut self, content: [u8; 32]) {
-        (self.taken, self.again_at) = (content, None);
+    /// Until the next look. A wish hurries nothing: a half-written file is not taken because somebody asked too soon.
+    async fn pause(&mut self, hangups: &mut Hangups) {
+        let mut pause = pin!(tokio::time::sleep(LOOK));
+        loop {
+            tokio::select! {
+                () = hangups.next() => self.asked = true,
+                () = &mut pause => return,
+            }
+        }
     }
+}
+
+/// What the file describes now, and a digest of it and of all that it names; or why it cannot be used.
+fn look(file: &ConfigFile) -> Result<(Arc<KesYaml>, [u8; 32]), String> {
+    bytes(&file.path)?;
+    let config = file.read().map_err(|problems| problems.join("; "))?;
+    let content = content_of(&config).map_err(|finding| finding.seen)?;
+    Ok((Arc::new(config), content))
+}
+
+/// What the file names, for a configuration that was seen; nothing when it changed while it was read.
+fn load(config: Arc<KesYaml>, seen: [u8; 32]) -> Option<Result<Loaded, Finding>> {
+    let loaded = Loaded::of(config.clone());
+    content_of(&config).is_ok_and(|content| content == seen).then_some(loaded)
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text).into()
+}
+
+/// What every file says that a configuration is made of.
+fn content_of(config: &KesYaml) -> Result<[u8; 32], Finding> {
+    let mut digest = Sha256::new();
+    digest.update(config.digest());
+    digest.update(files(&config.tls_files())?);
+    digest.update(store_content(config)?);
+    Ok(digest.finalize().into())
+}
+
+/// What a key store is opened with: its section of the file, and the files that it names.
+fn store_content(config: &KesYaml) -> Result<[u8; 32], Finding> {
+    let mut digest = Sha256::new();
+    digest.update(config.store_digest);
+    digest.update(files(&config.store_files())?);
+    Ok(digest.finalize().into())
+}
+
+/// A digest of files, and of every file of a directory, in the order of names.
+fn files(paths: &[PathBuf]) -> Result<[u8; 32], Finding> {
+    let mut digest = Sha256::new();
+    for path in paths {
+        let entries = fs::read_dir(path).map(|entries| entries.flatten().map(|entry| entry.path()));
+        let mut files: Vec<PathBuf> = match entries {
+            Ok(entries) => entries.collect(),
+            Err(_) => vec![path.clone()],
+        };
+        files.sort();
+        for file in files {
+            digest.update(file.as_os_str().as_encoded_bytes());
+            let content =
+                bytes(&file).map_err(|problem| Cause::TlsFileUnusable.seen(format!("kesconf: {problem}")))?;
+            digest.update((content.len() as u64).to_be_bytes());
+            digest.update(&*content);
+        }
+    }
+    Ok(digest.finalize().into())
+}
+
+/// A file's bytes; none of what cannot be read, since whoever needs it says that better. A pipe or a device might never end,
+/// or never begin.
+fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let size = match fs::metadata(path) {
+        Ok(found) if found.is_file() => found.len(),
+        Ok(found) if !found.is_dir() => return Err(format!("{} is no regular file", path.display())),
+        _ => return Ok(Zeroizing::default()),
+    };
+    if size > MAX_FILE {
+        return Err(format!("{} is larger than 4 MiB: is it the right file?", path.display()));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size as usize + 1));
+    let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+    if read.is_err() {
+        bytes.clear();
+    }
+    Ok(bytes)
 }
