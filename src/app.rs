@@ -5,7 +5,6 @@
 
 mod agent;
 mod backup;
-mod blocking;
 pub mod doctor;
 mod server;
 
@@ -17,7 +16,7 @@ use crate::{
     clock::{self, Clock},
     config::{self, PinSettings, Settings, server::ServerSettings},
     exit, gate,
-    health::{Guard, Health},
+    health::{Guard, Health, History},
     http, kes,
     keystore::{fs::FsStore, nowhere::Nowhere, vault::VaultStore},
     kubernetes,
@@ -369,6 +368,11 @@ impl Bound {
             sockets: (api, admin),
             guards,
         }
+    }
+
+    /// Why it waits, for who will have to say so.
+    pub fn history(&self) -> History {
+        self.base.health.looking_back()
     }
 
     /// Runs until the drain, or until a part ends that must not.

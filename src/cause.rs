@@ -83,6 +83,7 @@ causes! {
     TokenUsesLimited = "token_uses_limited", Credentials, "the token may be used so many times, and then it is dead", "set token_num_uses=0 on the role";
     RightsBeyondNeed = "rights_beyond_need", Credentials, "the login may do what nobody here needs: overwrite, delete, or see other tenants' keys", "take the right away from the policy; deploy/vault/keswarden-policy.hcl has what is needed";
     SecretIdExpiring = "secret_id_expiring", Credentials, "the secret_id ends within two weeks, or has few uses left", "issue a new secret_id and put it into its file: it is read at the next login";
+    CertificateExpired = "certificate_expired", Machine, "a certificate has ended, or is not valid yet, by this machine's clock", "renew it: files are read again by themselves; check this machine's clock";
     CertificateExpiring = "certificate_expiring", Machine, "a certificate ends within a week, or has lived three quarters of its life", "renew it: files are read again by themselves";
     MountHistoryShort = "mount_history_short", Settings, "the mount keeps so few versions of a key that a few writes push version 1 out, which is what counts", "raise max_versions on the mount to 100";
     MountCasOptional = "mount_cas_optional", Settings, "the mount does not demand compare-and-set, so a careless write goes over a key", "set cas_required=true on the mount";

@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     config::{self, Inputs, Settings},
     exit,
-    health::Health,
+    health::{Health, History},
     memory,
     shutdown::{Hangups, Signals},
     telemetry, version,
@@ -215,18 +215,22 @@ async fn init(settings: Settings) -> u8 {
         Err(error) => return cannot_listen(&error),
     };
     let health = Health::new(Clock::system());
-    let waiting = health.clone();
+    let history = health.looking_back();
     tokio::select! {
-        result = app::init(settings, Deps::default(), waiting) => code_of(last_words(result, &log)),
+        result = app::init(settings, Deps::default(), health) => code_of(last_words(result, &log)),
         signal = signals.next() => {
-            // Why it waited is what somebody looks for who finds the container gone.
-            let last = health.history().pop().map(|happening| format!(": {}", happening.says));
-            let says = format!("{signal}: the gate did not pass{}", last.unwrap_or_default());
-            tracing::warn!("{says}");
-            leave_behind(&says, &log);
+            say_why_it_waited(signal, &history, &log);
             exit::UNAVAILABLE
         }
     }
+}
+
+/// That is what somebody looks for who finds the container gone.
+fn say_why_it_waited(signal: &str, history: &History, log: &Path) {
+    let why = history.why_it_waits().map(|why| format!(": {why}"));
+    let says = format!("{signal}: the gate did not pass{}", why.unwrap_or_default());
+    tracing::warn!("{says}");
+    leave_behind(&says, log);
 }
 
 async fn run(settings: Settings, bound: impl FnOnce(&app::Bound)) -> u8 {
@@ -270,9 +274,13 @@ async fn serve(
         Err(stopped) => return code_of(last_words(Err(stopped))),
     };
     bound(&app);
-    let trigger = app.trigger.clone();
+    let (trigger, history) = (app.trigger.clone(), app.history());
+    let log = termination_log.clone();
     let aborted = async {
         let first = signals.next().await;
+        if let (Some(log), Some(_)) = (&log, history.why_it_waits()) {
+            say_why_it_waited(first, &history, log);
+        }
         tracing::info!("{first}: draining; a second signal ends it at once");
         trigger.drain();
         signals.next().await

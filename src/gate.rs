@@ -25,7 +25,7 @@ pub use checks::{Check, KesSource, Row};
 use checks::{Checks, Failed};
 use prometheus::{CounterVec, IntGaugeVec};
 pub use remote::Canaries;
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// What to wait for, and how long.
 pub struct Config {
@@ -80,6 +80,8 @@ struct Metrics {
 
 /// Between attempts: a change is seen within a second.
 const POLL: Duration = Duration::from_millis(500);
+/// Before a cause is said again that another one has taken the place of.
+const BACK: Duration = Duration::from_secs(5);
 /// Between lines of one cause whose words change.
 const CHANGE: Duration = Duration::from_secs(1);
 /// Between lines that say the same.
@@ -197,14 +199,17 @@ pub async fn examine(
 /// What was said last, and when.
 struct Waiting {
     since: Instant,
-    said: Option<(Finding, Instant)>,
+    /// What was said last.
+    last: Option<Cause>,
+    /// What was said of each, and when.
+    said: HashMap<Cause, (String, Instant)>,
 }
 
 // === impl Waiting ===
 
 impl Waiting {
     fn new(clock: &Clock) -> Self {
-        Self { since: clock.now(), said: None }
+        Self { since: clock.now(), last: None, said: HashMap::new() }
     }
 
     /// Says it at once, at each change, and every 15 seconds. How long it has waited.
@@ -217,11 +222,16 @@ impl Waiting {
     ) -> Duration {
         let now = clock.now();
         let waited = now - self.since;
-        let before = self.said.as_ref();
-        let is_new = before.is_none_or(|(said, _)| said.cause != finding.cause);
-        // The same cause in other words, such as one more key share, is worth a line, but not one for each attempt.
-        let fresh = before.is_none_or(|(said, at)| {
-            is_new || now - *at >= if said.seen != finding.seen { CHANGE } else { REMIND }
+        let is_new = self.last != Some(finding.cause);
+        // The same cause in other words, such as one more key share, is worth a line, but not one for each attempt; nor is each turn
+        // of two causes that take turns.
+        let fresh = self.said.get(&finding.cause).is_none_or(|(seen, at)| {
+            let pause = match (is_new, *seen == finding.seen) {
+                (true, _) => BACK,
+                (false, false) => CHANGE,
+                (false, true) => REMIND,
+            };
+            now - *at >= pause
         });
         if fresh {
             let what = check.what(&config.keys);
@@ -243,7 +253,8 @@ impl Waiting {
                     "also": others.iter().map(|other| other.cause.id()).collect::<Vec<_>>(),
                 }),
             );
-            self.said = Some((finding.clone(), now));
+            self.last = Some(finding.cause);
+            self.said.insert(finding.cause, (finding.seen.clone(), now));
         }
         waited
     }

@@ -16,6 +16,9 @@ pub struct Health {
     clock: Clock,
 }
 
+/// What happened last, for who outlives everybody that anything happens to.
+pub struct History(Arc<Mutex<State>>);
+
 /// Something that a person would want to have seen.
 #[derive(Clone, Debug)]
 pub struct Happening {
@@ -135,6 +138,11 @@ impl Health {
         self.lock().history.iter().cloned().collect()
     }
 
+    /// What has happened by then, without being somebody who may have something to say.
+    pub fn looking_back(&self) -> History {
+        History(self.state.clone())
+    }
+
     /// Everything that happens from now on.
     pub fn listen(&self) -> broadcast::Receiver<Happening> {
         self.listeners.subscribe()
@@ -142,6 +150,17 @@ impl Health {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+// === impl History ===
+
+impl History {
+    /// Why it is not started, as was last said; nothing once it is.
+    pub fn why_it_waits(&self) -> Option<String> {
+        let state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let last = state.history.back().filter(|_| !state.pending.is_empty());
+        last.map(|happening| happening.says.clone())
     }
 }
 

@@ -213,7 +213,10 @@ impl Client {
                     "{}; nor does it let the identity {identity} do anything else with the key",
                     finding.seen
                 ))
-                .fix(format!("add the identity {identity} to a policy in KES: {MINIO_S_PATHS}"));
+                .fix(format!(
+                    "add the identity {identity} to a policy in KES, or, if it is in one, the name of this key to the paths of that one: \
+                     {MINIO_S_PATHS}"
+                ));
         }
         let lacks: Vec<_> = denied.iter().map(|operation| format!("/v1/key/{operation}/{key}")).collect();
         finding.fix(format!(

@@ -57,6 +57,7 @@ pub mod retry;
 pub mod shutdown;
 pub mod telemetry;
 
+pub mod blocking;
 pub mod cause;
 pub mod clock;
 pub mod exit;

@@ -4,6 +4,7 @@
 
 use crate::{
     backup::Drill,
+    blocking::Blocking,
     cause::{Cause, Finding},
     clock::Clock,
     health::{Health, Severity},
@@ -34,6 +35,7 @@ pub struct Verifier {
     sealed: Gauge,
     /// It was not, the last time.
     copy_waits: bool,
+    blocking: Blocking,
     drill: Option<(Drill, Gauge)>,
     runs: IntCounterVec,
     /// What is wrong with which key, as last logged.
@@ -70,6 +72,7 @@ impl Verifier {
             copy: None,
             sealed,
             copy_waits: false,
+            blocking: Blocking::default(),
             drill: None,
             runs,
             known: BTreeMap::new(),
@@ -110,12 +113,12 @@ impl Verifier {
         self.copy_waits = false;
         let keys = keyring.all();
         let save = move || copy.save(keys.iter().map(|(name, held)| (name, &**held)), &origin);
-        match tokio::task::spawn_blocking(save).await {
+        match self.blocking.run(save).await {
             Ok(Ok(())) => self.sealed.set(clock.unix_seconds()),
             Ok(Err(finding)) => {
                 tracing::error!(cause = finding.cause.id(), "the sealed copy was not written: {finding}");
             }
-            Err(error) => tracing::error!("the sealed copy was not written: {error}"),
+            Err(hangs) => tracing::error!("the sealed copy was not written: {hangs}"),
         }
     }
 
@@ -130,10 +133,10 @@ impl Verifier {
             let keyring = self.keyring.borrow_and_update().clone();
             let Some(results) = drain.or(keyring.verify()).await else { return Ended::Drained };
             let good = results.iter().all(|verified| verified.result.is_ok());
+            self.report(&results);
             if drain.or(self.seal_copy(&results, &keyring, &clock)).await.is_none() {
                 return Ended::Drained;
             }
-            self.report(&results);
             self.look_for_drill();
             // An outage is looked at more often, so that its end is seen soon.
             delay = if good { self.config.interval } else { retry.next_delay().min(self.config.interval) };

@@ -1,8 +1,9 @@
 //! `run`: the agent beside one MinIO, with certificates of its own and MinIO as its client.
 
-use super::{Base, Stopped, blocking::Blocking, notify};
+use super::{Base, Stopped, notify};
 use crate::{
     backup::Drill,
+    blocking::Blocking,
     clock,
     config::{self, Settings},
     control, gate,
@@ -191,7 +192,7 @@ impl Certificates {
         base: Base,
         mut drain: Drain,
     ) -> Ended {
-        let (certificates, blocking) = (Arc::new(self), Blocking::new());
+        let (certificates, blocking) = (Arc::new(self), Blocking::default());
         loop {
             if drain.or(tokio::time::sleep(RENEWAL_LOOK)).await.is_none() {
                 return Ended::Drained;

@@ -1,10 +1,10 @@
 //! `keswarden doctor`: every check of the gate once, and what no gate may wait for: rights beyond need, what ends soon, MinIO's probes.
-//! It makes nothing but the login that it needs, which it leaves in the run directory like any other of our processes.
+//! It makes no key and no pin, and writes nothing but the login that it needs, where any other of our processes finds it.
 
 use super::{Base, Deps, Stopped, canaries};
 use crate::{
     cause::{Cause, Finding},
-    config::{self, Settings},
+    config::Settings,
     gate::{self, Check},
     kes_client,
     names::Name,
@@ -146,10 +146,17 @@ impl Doctor<'_> {
         let now = self.base.clock.unix_seconds();
         let mut looked = Vec::new();
         for (what, path) in self.files() {
-            let chain = tls::read_certificates(&path).ok();
-            if let Some(validity) = chain.and_then(|chain| tls::Validity::of(&chain[0])) {
-                looked.push(validity.look_ahead(&format!("{what}, {},", path.display()), now));
+            if !path.exists() {
+                continue;
             }
+            let what = format!("{what}, {},", path.display());
+            looked.push(match tls::read_certificates(&path) {
+                Ok(chain) => match tls::Validity::of(&chain[0]) {
+                    Some(validity) => validity.look_ahead(&what, now),
+                    None => Err(Cause::TlsFileUnusable.seen(format!("{what} is no certificate"))),
+                },
+                Err(error) => Err(Cause::TlsFileUnusable.seen(format!("{what} cannot be used: {error}"))),
+            });
         }
         if let Some(validity) = self.shown_by_kes().await {
             looked.push(validity.look_ahead("the certificate of KES", now));
@@ -163,7 +170,10 @@ impl Doctor<'_> {
         let (well, soon): (Vec<_>, Vec<_>) = looked.into_iter().partition(Result::is_ok);
         rows.extend(soon.into_iter().filter_map(Result::err).map(|finding| Row {
             what: what.to_owned(),
-            outcome: Outcome::Warning(finding),
+            outcome: match finding.cause {
+                Cause::CertificateExpiring => Outcome::Warning(finding),
+                _ => Outcome::Failed(finding),
+            },
             took,
         }));
         let well: Vec<_> = well.into_iter().flatten().collect();
@@ -180,11 +190,6 @@ impl Doctor<'_> {
             ("MinIO's certificate for us", "client.crt"),
         ] {
             files.push((what, self.settings.run_dir.join(name)));
-        }
-        if let config::Store::Vault(configs) = &self.settings.store
-            && let Some((certificate, _)) = &configs.0.client_certificate
-        {
-            files.push(("our certificate for Vault", certificate.clone()));
         }
         let of_minio = self.settings.minio.env.get("MINIO_KMS_KES_CERT_FILE").map(PathBuf::from);
         let of_minio = of_minio.filter(|path| !path.starts_with(&self.settings.run_dir));

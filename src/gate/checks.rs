@@ -5,6 +5,7 @@ use super::{
     proof::{Drives, Proof},
 };
 use crate::{
+    blocking::Blocking,
     cause::{Cause, Finding},
     clock::{self, Clock},
     evidence::Opened,
@@ -60,6 +61,8 @@ pub(super) struct Checks<'a> {
     pub(super) drives: Mutex<Drives>,
     /// What was logged by an attempt is not logged by the next.
     pub(super) said: std::sync::Mutex<HashSet<String>>,
+    /// What reads the sealed copy: its disk may hang.
+    pub(super) blocking: Blocking,
 }
 
 /// Keys that were read, and whether the pins let them be held.
@@ -74,6 +77,7 @@ impl<'a> Checks<'a> {
             only_looks: false,
             drives: Mutex::default(),
             said: std::sync::Mutex::default(),
+            blocking: Blocking::default(),
         }
     }
 
@@ -152,7 +156,8 @@ impl Checks<'_> {
             Err(finding) => (Err(finding), Duration::ZERO),
             Ok((seen, None)) => (Ok(seen), Duration::ZERO),
             Ok((seen, Some(client))) => {
-                let agree = within(bound, Cause::KesUnreachable, "KES", self.agree(writer, &client));
+                let left = bound.saturating_sub(kes_took).max(LEAST);
+                let agree = within(left, Cause::KesUnreachable, "KES", self.agree(writer, &client));
                 let (agreed, took) = self.timed(agree).await;
                 (agreed.map(|more| seen + &more), took)
             }
@@ -199,7 +204,8 @@ impl Checks<'_> {
         let (kes, took) = self.timed(within(bound, Cause::KesUnreachable, "KES", self.kes())).await;
         let (kes, (keys, keys_took)) = match kes {
             Ok((seen, Some(client))) => {
-                let keys = within(bound, Cause::KesUnreachable, "KES", self.keys_at_kes(&client));
+                let left = bound.saturating_sub(took).max(LEAST);
+                let keys = within(left, Cause::KesUnreachable, "KES", self.keys_at_kes(&client));
                 let (keys, took) = self.timed(keys).await;
                 (Ok(seen), (Some(keys), took))
             }

@@ -68,10 +68,11 @@ impl Checks<'_> {
                 )));
             }
         }
-        match &self.config.copy {
-            Some(copy) if copy.has(name)? => Ok(Some("the sealed copy has it".to_owned())),
-            _ => Ok(None),
-        }
+        let Some(copy) = self.config.copy.clone() else { return Ok(None) };
+        let wanted = name.clone();
+        let has = self.blocking.run(move || copy.has(&wanted)).await;
+        let has = has.unwrap_or_else(|hangs| Err(Cause::CopyUnusable.seen(hangs.to_string())))?;
+        Ok(has.then(|| "the sealed copy has it".to_owned()))
     }
 
     /// The tenant's drives are there, and no MinIO has ever used them.

@@ -18,7 +18,10 @@ impl Checks<'_> {
         let Some(copy) = self.config.copy.as_ref().filter(|_| offline::stands_in_for(finding.cause)) else {
             return (Err(finding), None);
         };
-        let opened = match copy.open() {
+        let opening = copy.clone();
+        let opened = self.blocking.run(move || opening.open()).await;
+        let opened = opened.unwrap_or_else(|hangs| Err(Cause::CopyUnusable.seen(hangs.to_string())));
+        let opened = match opened {
             Ok(opened) => opened,
             Err(useless) => {
                 let seen = format!("{}; and {}: {}", finding.seen, useless.cause, useless.seen);

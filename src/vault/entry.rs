@@ -12,10 +12,9 @@ use crate::{
     clock::Instant,
     secret::Secret,
 };
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-/// A standby has heard of everything that is so old (it is ≤ 102 ms behind, as far as was seen).
-const BEHIND: Duration = Duration::from_millis(400);
+const LATE_STANDBY: &str = "the node is a standby, which does not know a pair that was issued a moment ago: a SIGHUP has it tried again";
 
 impl Client {
     /// The token at hand, or a new one.
@@ -78,19 +77,20 @@ impl Client {
         self.may_be_sent(&credentials)?;
         let credentials = self.unwrapped(credentials).await?;
         self.may_be_sent(&credentials)?;
-        let mut sent = self.clock.theirs();
+        let sent = self.clock.theirs();
         let granted = match self.present(&credentials).await {
-            Err((Why::BadPair, _)) if self.at_a_standby().await => {
-                tokio::time::sleep(BEHIND).await;
-                sent = self.clock.theirs();
-                self.present(&credentials).await
+            Ok(granted) => granted,
+            Err((Why::BadPair, finding)) if self.at_a_standby().await => {
+                let seen = format!("{}; {LATE_STANDBY}", finding.seen);
+                let finding = Finding { seen, ..finding };
+                self.not_taken(&credentials, Why::BadPair, &finding);
+                return Err(finding);
             }
-            presented => presented,
+            Err((why, finding)) => {
+                self.not_taken(&credentials, why, &finding);
+                return Err(finding);
+            }
         };
-        let granted = granted.map_err(|(why, finding)| {
-            self.not_taken(&credentials, why, &finding);
-            finding
-        })?;
         self.refusals.forget(&credentials.fingerprint(&self.config));
         self.heritage.drop_refusal();
         self.heritage.keep_token(&granted.token);
@@ -104,8 +104,8 @@ impl Client {
     }
 
     /// A standby judges a login by what it has heard of: a fresh role or secret_id is `invalid` there (in 12 of 40 logins that were sent
-    /// right after it was issued, OpenBao 2.7.2), and no header makes it ask its leader. A pair would rest for a quarter of an hour
-    /// because it is new.
+    /// right after it was issued, OpenBao 2.7.2), and no header makes it ask its leader. The pair rests all the same: each refusal
+    /// counts towards a lockout, on a standby too.
     async fn at_a_standby(&self) -> bool {
         let at = self.wire.turn().next().unwrap_or_default();
         self.health(at).await.is_some_and(|health| health.standby)

@@ -5,7 +5,7 @@ use super::{
     endpoints::{Call, Headers},
     lease::{Action, Failed},
     login,
-    state::SEAL_STATUS,
+    state::HASTE,
     verdict::{self, Asked},
 };
 use crate::{cause::Finding, shutdown::Hangups};
@@ -24,14 +24,21 @@ impl Client {
     /// Keeps the token alive: renews it, and logs in anew when that fails. A SIGHUP has refused credentials tried again. Runs until
     /// it is dropped.
     pub async fn keep(&self) {
-        let mut hangups = Hangups::listen().ok();
-        let mut looked = self.clock.now();
+        futures_util::future::join(self.keep_alive(), self.keep_looking()).await;
+    }
+
+    /// What should be known before it stops anything: beside the lease, since Vault may answer slowly.
+    async fn keep_looking(&self) {
         loop {
+            tokio::time::sleep(LOOK_AROUND.min(self.until_inspection()).max(Duration::from_secs(1))).await;
             self.inspect().await;
-            if self.clock.now() - looked >= LOOK_AROUND {
-                looked = self.clock.now();
-                self.look_around().await;
-            }
+            self.look_around().await;
+        }
+    }
+
+    async fn keep_alive(&self) {
+        let mut hangups = Hangups::listen().ok();
+        loop {
             let action = self.lock().lease.next(self.clock.theirs());
             match action {
                 Action::Wait(delay) => {
@@ -41,9 +48,8 @@ impl Client {
                             None => std::future::pending().await,
                         }
                     };
-                    let delay = delay.min(LOOK).min(self.until_inspection());
                     tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
+                        () = tokio::time::sleep(delay.min(LOOK)) => {}
                         // A login on the way of a request has changed it.
                         () = self.changed.notified() => {}
                         () = hangup => self.try_again(),
@@ -63,7 +69,7 @@ impl Client {
     /// Nodes that are not asked may be well again, or no longer.
     async fn look_around(&self) {
         let call = Call::get("sys/seal-status");
-        let bound = SEAL_STATUS.min(self.config.timeout);
+        let bound = HASTE.min(self.config.timeout);
         let others = self.wire.turn().skip(1).map(|at| {
             let call = &call;
             async move { drop(self.wire.send_within(bound, at, call, &Headers::none()).await) }
@@ -107,6 +113,7 @@ impl Client {
                 self.metrics.expires(&self.clock, granted.ttl());
             }
             Err((finding, why)) => {
+                session.lease.renewal_failed(self.clock.theirs(), why, (self.chance)());
                 drop(session);
                 self.say(
                     match why {
@@ -115,8 +122,6 @@ impl Client {
                     },
                     &finding,
                 );
-                let mut session = self.lock();
-                session.lease.renewal_failed(self.clock.theirs(), why, (self.chance)());
             }
         }
     }

@@ -166,7 +166,9 @@ impl Held {
             false => (Step::Login, late(whole, chance)),
         };
         let expires = ttl.map(|ttl| sent + ttl);
-        Self { ttl: whole, expires, act_at: sent + after, step, renewable, failures: 0 }
+        // However little was granted, nobody asks without a pause.
+        let act_at = sent + after.max(ROUNDING / 2);
+        Self { ttl: whole, expires, act_at, step, renewable, failures: 0 }
     }
 
     fn has_expired(&self, now: Instant) -> bool {

@@ -284,8 +284,11 @@ pub(super) fn from_lookup(token: Arc<Secret>, answer: &Answer) -> Option<Result<
     match answer.status {
         200 => {
             let Lookup { data: Data { ttl, expire_time, renewable } } = answer.json()?;
-            // In its last second a token has 0 left as well: one that never expires has no such time.
-            let ttl = (ttl > 0 || expire_time.is_some()).then(|| seconds(ttl));
+            // In its last second a token has 0 left; one that never expires has no end.
+            if ttl == 0 && expire_time.is_some() {
+                return Some(Err(Cause::TokenDead.seen("the token ends within a second")));
+            }
+            let ttl = (ttl > 0).then(|| seconds(ttl));
             Some(Ok(Granted { token, ttl, renewable }))
         }
         // It lives, but may not look itself up: it is used as it is, and `standing` says what that costs.

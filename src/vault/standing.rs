@@ -37,6 +37,8 @@ const LOOK_UP: &str = "auth/token/lookup-self";
 const RENEW: &str = "auth/token/renew-self";
 /// A gate has other things to ask at first, and may be done by then.
 const SETTLED: Duration = Duration::from_secs(5);
+/// When Vault did not answer.
+const SOON: Duration = Duration::from_secs(60);
 /// How often it is looked at.
 const AGAIN: Duration = Duration::from_secs(3600);
 /// A secret_id that ends within so long is told of.
@@ -49,19 +51,24 @@ const FEW: u64 = 3;
 impl Client {
     /// What a person should mend before it stops anything. A failure to find out is none: whoever needs Vault says that better.
     pub async fn standing(&self) -> Vec<Finding> {
+        self.look_at_standing().await.0
+    }
+
+    /// And whether Vault answered at all.
+    async fn look_at_standing(&self) -> (Vec<Finding>, bool) {
         let mut findings = self.certificates();
         findings.extend(self.rights_over_itself().await);
-        if let Some(LookedUp { num_uses, meta }) = self.look_up().await {
-            if num_uses > 0 {
-                findings.push(
-                    Cause::TokenUsesLimited.seen(format!(
-                        "the token may be used {num_uses} times more, and every request is one"
-                    )),
-                );
-            }
-            findings.extend(self.secret_id_ahead(meta.unwrap_or_default().role_name).await);
+        let looked_up = self.look_up().await;
+        let answered = looked_up.is_some();
+        let LookedUp { num_uses, meta } = looked_up.flatten().unwrap_or_default();
+        if num_uses > 0 {
+            findings.push(
+                Cause::TokenUsesLimited
+                    .seen(format!("the token may be used {num_uses} times more, and every request is one")),
+            );
         }
-        findings
+        findings.extend(self.secret_id_ahead(meta.unwrap_or_default().role_name).await);
+        (findings, answered)
     }
 
     /// Vault's certificate, as it was last shown, and our own.
@@ -90,7 +97,7 @@ impl Client {
         let known = session.inspected.as_ref().filter(|(known, _)| Arc::ptr_eq(known, token));
         let granted = session.granted.as_ref().filter(|(known, _)| Arc::ptr_eq(known, token));
         let due = match (known, granted) {
-            (Some((_, at)), _) => *at + AGAIN,
+            (Some((_, next)), _) => *next,
             (None, Some((_, at))) => *at + SETTLED,
             (None, None) => return Duration::ZERO,
         };
@@ -103,8 +110,13 @@ impl Client {
             return;
         }
         let Some(token) = self.lock().token.clone() else { return };
-        self.lock().inspected = Some((token, self.clock.theirs()));
-        let findings = self.standing().await;
+        let (findings, answered) = self.look_at_standing().await;
+        // Without an answer nothing is known: it is asked again in a while.
+        let now = self.clock.theirs();
+        self.lock().inspected = Some((token, if answered { now + AGAIN } else { now + SOON }));
+        if !answered {
+            return;
+        }
         for finding in findings.iter().filter(|finding| !self.lock().told.contains(finding)) {
             tracing::warn!(cause = finding.cause.id(), "{finding}");
         }
@@ -141,7 +153,8 @@ impl Client {
         Some(Cause::TokenRightsMissing.seen(seen).fix(format!("add to the policy: {}", stanzas.join("; "))))
     }
 
-    async fn look_up(&self) -> Option<LookedUp> {
+    /// Nothing without an answer; nothing in it without the right.
+    async fn look_up(&self) -> Option<Option<LookedUp>> {
         #[derive(Deserialize)]
         struct Answered {
             data: LookedUp,
@@ -149,12 +162,22 @@ impl Client {
         let asked = Asked { what: "looking up the token", path: LOOK_UP };
         let answer = self.get(&asked, None).await.ok()?;
         let answered = if answer.status == 200 { answer.json::<Answered>() } else { None };
-        answered.map(|answered| answered.data)
+        Some(answered.map(|answered| answered.data))
     }
 
     /// When the secret_id ends, where the role may be asked.
     async fn secret_id_ahead(&self, role: String) -> Option<Finding> {
-        let Ok(Credentials::AppRole { mount, secret_id, .. }) = self.config.login.read() else { return None };
+        let (mount, secret_id) = match self.config.login.read() {
+            Ok(Credentials::AppRole { mount, secret_id, .. }) => (mount, secret_id),
+            // What was in the wrapping, as long as this process has opened it.
+            Ok(credentials @ Credentials::Wrapped { .. }) => {
+                let fingerprint = credentials.fingerprint(&self.config);
+                let Credentials::Wrapped { mount, .. } = credentials else { return None };
+                let opened = self.lock().unwrapped.clone().filter(|(of, _)| *of == fingerprint);
+                (mount, opened?.1)
+            }
+            _ => return None,
+        };
         // A role's name comes from Vault, and becomes part of a path.
         let is_name = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
         if role.is_empty() || !role.chars().all(is_name) || role.starts_with('.') {
@@ -173,9 +196,12 @@ impl Client {
                 let Answered { data } = answer.json()?;
                 self.weigh(&role, &data)
             }
-            204 => Some(Cause::SecretIdExpiring.seen(format!(
+            204 => {
+                self.metrics.secret_id_expiry.set(self.clock.unix_seconds());
+                Some(Cause::SecretIdExpiring.seen(format!(
                 "the role '{role}' does not know its secret_id any more: expired or used up; the token lives on, and no login will follow it"
-            ))),
+                )))
+            }
             _ => {
                 tracing::debug!(
                     "when the secret_id ends is not known: the policy does not allow `update` on {path}"

@@ -19,8 +19,8 @@ pub(super) struct SealStatus {
     pub(super) standby: bool,
 }
 
-/// The bound of a question for the seal status, which costs nothing to answer.
-pub(super) const SEAL_STATUS: Duration = Duration::from_secs(2);
+/// How long a node is asked for its seal status while others may be well.
+pub(super) const HASTE: Duration = Duration::from_secs(2);
 /// The bound of a look at the health page, which costs nothing to answer.
 const HEALTH: Duration = Duration::from_secs(1);
 
@@ -31,16 +31,20 @@ impl Client {
     pub async fn unsealed(&self) -> Result<(), Finding> {
         let mut turn = self.wire.turn();
         let first = turn.next().expect("there must be an address");
-        let mut worst = match self.seal_state(first).await {
+        let whole = self.config.timeout;
+        // While there are others, one that hangs is not waited for to the end.
+        let bound = if turn.len() > 0 { HASTE.min(whole) } else { whole };
+        let mut worst = match self.seal_state(first, bound).await {
             Ok(()) => return Ok(()),
             Err(finding) => finding,
         };
         // At once: each may hang for as long as one.
-        let others = turn.map(|at| async move { (at, self.seal_state(at).await) });
+        let others = turn.map(|at| async move { (at, self.seal_state(at, whole).await) });
         for (at, state) in futures_util::future::join_all(others).await {
             match state {
                 Ok(()) => {
                     self.wire.prefer(at);
+                    self.note_state(None);
                     return Ok(());
                 }
                 Err(finding) if telling(finding.cause) > telling(worst.cause) => worst = finding,
@@ -50,12 +54,15 @@ impl Client {
         Err(worst)
     }
 
-    async fn seal_state(&self, at: usize) -> Result<(), Finding> {
+    async fn seal_state(&self, at: usize, bound: Duration) -> Result<(), Finding> {
         let asked = Asked { what: "asking for the seal status", path: "sys/seal-status" };
         let call = Call::get(asked.path);
         let begun = self.clock.now();
-        let bound = SEAL_STATUS.min(self.config.timeout);
-        let answer = self.wire.send_within(bound, at, &call, &Headers::none()).await;
+        let answer = match bound < self.config.timeout {
+            true => self.wire.send_within(bound, at, &call, &Headers::none()).await,
+            // The transport has this bound of its own, and learns from it.
+            false => self.wire.send_to(at, &call, &Headers::none()).await,
+        };
         self.observe(&asked, begun, &answer);
         let place = Config { address: self.wire.address(at).to_owned(), ..self.config.clone() };
         let answer = answer.map_err(|failure| verdict::unreachable(&asked, &place, &failure));

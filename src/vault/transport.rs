@@ -64,6 +64,8 @@ pub struct Real {
 
 struct State {
     client: reqwest::Client,
+    /// How many there were before.
+    generation: u64,
     /// What the files held that the client was made of.
     files: [u8; 32],
     /// What they hold now and cannot be used, and why.
@@ -77,16 +79,16 @@ impl Real {
     /// What it learns of Vault's certificate is noted in `ends`.
     pub fn new(config: &Config, clock: Clock, ends: PeerEnds) -> Result<Self, Finding> {
         let (files, looked) = (content(config), clock.now());
-        let state = State { client: connect(config, &ends)?, files, unusable: None, looked };
+        let state = State { client: connect(config, &ends)?, generation: 0, files, unusable: None, looked };
         Ok(Self { config: config.clone(), clock, state: Mutex::new(state), ends })
     }
 
-    fn client(&self) -> reqwest::Client {
+    fn client(&self) -> (reqwest::Client, u64) {
         let mut state = self.lock();
         if self.clock.now() - state.looked >= LOOK {
             self.refresh(&mut state);
         }
-        state.client.clone()
+        (state.client.clone(), state.generation)
     }
 
     /// A client of the files as they are now, if they have changed; whether they have.
@@ -101,6 +103,7 @@ impl Real {
             Ok(client) => {
                 tracing::info!("the certificates for TLS to Vault have changed, and are in use");
                 (state.client, state.files, state.unusable) = (client, files, None);
+                state.generation += 1;
                 true
             }
             // Half written, perhaps: the former ones stay, and it is looked again.
@@ -117,14 +120,18 @@ impl Real {
         }
     }
 
-    /// What a failure means for the connections; whether it is worth another try.
-    fn learn(&self, failure: &Failure) -> bool {
+    /// What a failure means for the connections of the client that met it; whether it is worth another try.
+    fn learn(&self, failure: &Failure, generation: u64) -> bool {
         let mut state = self.lock();
+        if state.generation != generation {
+            // Somebody else has learnt it before: there are new ones.
+            return matches!(failure.kind, FailureKind::Tls(_));
+        }
         match failure.kind {
             FailureKind::Tls(_) => self.refresh(&mut state),
             FailureKind::ConnectTimeout | FailureKind::Timeout | FailureKind::Other => {
                 if let Ok(client) = connect(&self.config, &self.ends) {
-                    state.client = client;
+                    (state.client, state.generation) = (client, generation + 1);
                 }
                 false
             }
@@ -181,6 +188,8 @@ fn content(config: &Config) -> [u8; 32] {
             Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
             Err(_) => vec![path.clone()],
         };
+        let mut files: Vec<std::path::PathBuf> = files;
+        files.sort_unstable();
         for file in files {
             let bytes = Zeroizing::new(std::fs::read(file).unwrap_or_default());
             digest.update((bytes.len() as u64).to_be_bytes());
@@ -195,9 +204,12 @@ impl Transport for Real {
     async fn send(&self, request: http::Request<Vec<u8>>) -> Result<http::Response<Vec<u8>>, Failure> {
         let request = reqwest::Request::try_from(request).map_err(|error| Failure::of(&error))?;
         let again = request.try_clone();
-        match (exchange(&self.client(), request).await, again) {
+        let (client, generation) = self.client();
+        match (exchange(&client, request).await, again) {
             // A handshake that failed has sent nothing.
-            (Err(failure), Some(again)) if self.learn(&failure) => exchange(&self.client(), again).await,
+            (Err(failure), Some(again)) if self.learn(&failure, generation) => {
+                exchange(&self.client().0, again).await
+            }
             (result, _) => result,
         }
         .map_err(|failure| self.with_what_is_known(failure))

@@ -42,7 +42,7 @@ impl Wire {
     }
 
     /// The addresses, the one that answered last first.
-    pub(super) fn turn(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn turn(&self) -> impl ExactSizeIterator<Item = usize> + use<> {
         let (start, count) = (self.current.load(Ordering::Relaxed), self.addresses.len());
         (0..count).map(move |step| (start + step) % count)
     }
@@ -127,7 +127,8 @@ impl Wire {
         }
     }
 
-    async fn send_to(
+    /// One whole answer of this address, and of no other.
+    pub(super) async fn send_to(
         &self,
         at: usize,
         endpoint: &(impl Endpoint + Clone),

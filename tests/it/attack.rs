@@ -3,11 +3,12 @@
 use crate::{
     harness::{Client, KEY, block_on, eventually, key_text},
     kes_server::{Kes, now},
+    peers::Holder,
 };
 use keswarden::tls::{self, Pair, trust::Trust};
 use rustls::pki_types::ServerName;
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -123,37 +124,17 @@ fn with_one_key() -> TempDir {
     dir
 }
 
-/// Connections that another process holds open, in these ways.
-struct Attack(Child);
-
-impl Attack {
-    fn begin(server: &Server, count: usize, ways: &str) -> Self {
-        Self::on(server.api.port(), server, count, ways)
-    }
-
-    fn on(port: u16, server: &Server, count: usize, ways: &str) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/attack.py");
-        let files = identity(server.dir.path());
-        let mut process = Command::new("python3")
-            .arg(script)
-            .args([port.to_string(), count.to_string(), ways.to_owned()])
-            .args(files)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "holding\n", "{count} connections must be open at once");
-        Self(process)
-    }
+/// Connections to the API that another process holds open, in these ways.
+fn attack(server: &Server, count: usize, ways: &str) -> Holder {
+    attack_on(server.api.port(), server, count, ways)
 }
 
-impl Drop for Attack {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn attack_on(port: u16, server: &Server, count: usize, ways: &str) -> Holder {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/attack.py");
+    let mut arguments = vec![script.into_os_string()];
+    arguments.extend([port.to_string(), count.to_string(), ways.to_owned()].map(Into::into));
+    arguments.extend(identity(server.dir.path()).map(Into::into));
+    Holder::python(&format!("{count} connections"), arguments)
 }
 
 /// The admin's certificate and key as files, so that an attacker gets as far as anybody can.
@@ -191,7 +172,7 @@ fn is_served_well(server: &Server) {
 #[test]
 fn a_good_client_is_served_beside_two_thousand_slow_connections() {
     let server = Server::start();
-    let _attack = Attack::begin(&server, 2000, "idle,hello,headers,body");
+    let _attack = attack(&server, 2000, "idle,hello,headers,body");
     is_served_well(&server);
     assert!(server.peak() < CEILING, "{} MiB", server.peak() >> 20);
 }
@@ -201,7 +182,7 @@ fn the_api_and_the_health_server_share_what_descriptors_there_are() {
     let server = Server::with_few_descriptors();
     std::fs::write(server.dir.path().join("keys/other"), key_text()).unwrap();
     let ports = [server.api.port(), server.admin.port()];
-    let _attacks = ports.map(|port| Attack::on(port, &server, 200, "flood,idle"));
+    let _attacks = ports.map(|port| attack_on(port, &server, 200, "flood,idle"));
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.process.id())).unwrap().count();
     assert!(open + 16 < DESCRIPTORS, "some must be left for files and for Vault: {open} are open");
     // It may be its turn to make room, now and then.
@@ -214,7 +195,7 @@ fn the_api_and_the_health_server_share_what_descriptors_there_are() {
 #[test]
 fn a_good_client_is_served_beside_ten_thousand_idle_connections() {
     let server = Server::start();
-    let _attack = Attack::begin(&server, 10_000, "flood,idle,hello");
+    let _attack = attack(&server, 10_000, "flood,idle,hello");
     is_served_well(&server);
     assert!(server.peak() < CEILING, "{} MiB", server.peak() >> 20);
 }

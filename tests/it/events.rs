@@ -161,8 +161,38 @@ fn init_posts_its_last_event_before_it_ends() {
     fs::write(keys.path().join(KEY), key_text()).unwrap();
     let mut agent = agent(&kubernetes, &keys);
     agent.set("KESWARDEN_PIN", "off");
+    let begun = std::time::Instant::now();
     assert_eq!(agent.init().wait(SOON), 0);
+    assert!(
+        begun.elapsed() < std::time::Duration::from_millis(1900),
+        "nobody is waited for: {:?}",
+        begun.elapsed()
+    );
     assert_eq!(kubernetes.reasons(), ["GatePassed"]);
+}
+
+/// A kubelet that gives up on a container sends it a SIGTERM: why it waited is what is looked for then.
+#[test]
+fn who_is_stopped_while_it_waits_leaves_the_reason() {
+    let (kubernetes, keys) = (Kubernetes::start(201), tempfile::tempdir().unwrap());
+    let log = keys.path().join("termination-log");
+    for is_init in [true, false] {
+        fs::write(&log, "").unwrap();
+        let mut agent = agent(&kubernetes, &keys);
+        agent.set("KESWARDEN_TERMINATION_LOG", &log.to_string_lossy());
+        if is_init {
+            let mut init = agent.init();
+            init.says(SOON, "key_missing");
+            init.signal("TERM");
+            assert_eq!(init.wait(SOON), 69);
+        } else {
+            agent.run();
+            agent.process().says(SOON, "key_missing");
+            agent.drain();
+        }
+        let left = fs::read_to_string(&log).unwrap();
+        assert!(left.starts_with("SIGTERM: the gate did not pass: waiting for "), "{left}");
+    }
 }
 
 #[test]

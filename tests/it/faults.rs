@@ -16,7 +16,7 @@ mod transit;
 
 use crate::{
     harness::{Client, KEY, key_text},
-    peers::{Agent, Bao, Proxy, SOON, Var, eventually, http_get, policy, text},
+    peers::{Agent, Bao, Process, Proxy, SOON, Var, eventually, http_get, policy, text},
 };
 use std::{
     path::PathBuf,
@@ -51,6 +51,19 @@ fn put_key(bao: &Bao, value: &str) {
 fn approle(bao: &Bao, policy: &str) -> Vec<Var> {
     let (role_id, secret_id) = bao.setup_approle(policy);
     vec![("KESWARDEN_VAULT_ROLE_ID", role_id), ("KESWARDEN_VAULT_SECRET_ID", secret_id)]
+}
+
+/// A gate of these settings names this cause within ten seconds, says what to do, and goes on waiting.
+fn names_its_cause(pod: &mut Agent, cause: &str) -> Process {
+    let begun = Instant::now();
+    let mut init = pod.init();
+    init.says(SOON, &format!(": {cause}: "));
+    let took = begun.elapsed();
+    let log = init.log();
+    assert!(took < TOLD, "{cause}: told after {took:?}\n{log}");
+    assert!(log.contains("fix: "), "{cause}: without a fix\n{log}");
+    assert_eq!(init.ended(), None, "{cause}: it must wait\n{log}");
+    init
 }
 
 // === impl Site ===
@@ -119,18 +132,9 @@ impl Site {
         Agent::new("another pod", &self.settings)
     }
 
-    /// The gate of a pod that starts now names this cause within ten seconds, says what to do, and does not pass.
+    /// The gate of a pod that starts now names this cause. What it said.
     fn gate_says(&self, cause: &str) -> String {
-        let mut pod = self.pod();
-        let begun = Instant::now();
-        let mut init = pod.init();
-        init.says(SOON, &format!(": {cause}: "));
-        let took = begun.elapsed();
-        let log = init.log();
-        assert!(took < TOLD, "{cause}: told after {took:?}\n{log}");
-        assert!(log.contains("fix: "), "{cause}: without a fix\n{log}");
-        assert_eq!(init.ended(), None, "{cause}: it must wait\n{log}");
-        log
+        names_its_cause(&mut self.pod(), cause).log()
     }
 
     /// A pod that starts now passes the gate.

@@ -3,7 +3,7 @@
 
 use crate::{
     harness::closed_port,
-    vault_faults::{LEADER, LOGIN, MOUNT, UNSEALED, Vault, init, says},
+    vault_faults::{LEADER, LOGIN, MOUNT, UNSEALED, UNSET, Vault, init, says},
 };
 use std::{net::TcpListener, sync::atomic::Ordering, time::Instant};
 
@@ -153,4 +153,31 @@ fn what_goes_on_is_not_said_each_second_and_not_asked_each_moment() {
     assert_eq!(text.matches("waiting").count(), 1, "{text}");
     let logins = broken.logins.load(Ordering::SeqCst);
     assert!((2..=8).contains(&logins), "{logins} logins in six seconds");
+}
+
+/// A standby may not know a pair that is new; each refusal counts all the same, so it is not sent again, and the line says what may be.
+#[test]
+fn a_pair_that_a_standby_refuses_rests_and_the_line_says_that_it_may_be_new() {
+    let refused = (400, r#"{"errors":["invalid role or secret ID"]}"#);
+    let standby = (LEADER.0, (200, r#"{"initialized":true,"sealed":false,"standby":true}"#));
+    let vault = Vault::good([UNSEALED, standby, (LOGIN_PATH, refused)]);
+    says(vault.init(&[]), 77, &["login_refused", "the node is a standby", "SIGHUP"]);
+    assert_eq!(vault.logins.load(Ordering::SeqCst), 1);
+}
+
+/// A token that was given and ends is not looked up again and again in its last second.
+#[test]
+fn a_given_token_in_its_last_second_is_dead() {
+    let last = r#"{"data":{"ttl":0,"expire_time":"2026-01-01T00:00:00Z","renewable":false}}"#;
+    let vault = Vault::good([UNSEALED, ("GET /v1/auth/token/lookup-self", (200, last))]);
+    let token = [
+        ("KESWARDEN_VAULT_TOKEN", "s.secret-token"),
+        ("KESWARDEN_VAULT_ROLE_ID", UNSET),
+        ("KESWARDEN_VAULT_SECRET_ID", UNSET),
+        ("KESWARDEN_GATE_TIMEOUT", "3s"),
+    ];
+    says(vault.init(&token), 77, &["token_dead", "ends within a second"]);
+    let asked =
+        vault.asked.lock().unwrap().iter().filter(|(request, _)| request.contains("lookup-self")).count();
+    assert!(asked <= 6, "{asked} look-ups in three seconds");
 }

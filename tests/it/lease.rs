@@ -58,6 +58,17 @@ fn seeds(variable: &str, usual: u64) -> std::ops::Range<u64> {
     }
 }
 
+/// Says how to run a schedule again that has failed.
+struct Again(u64, &'static str);
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("again: KESWARDEN_SEED={} cargo test --test it {}", self.0, self.1);
+        }
+    }
+}
+
 /// What Vault knows of a token, in seconds since the start.
 #[derive(Clone, Copy)]
 struct Token {
@@ -173,6 +184,7 @@ fn thirty_days(seed: u64) {
 #[test]
 fn thirty_days_of_the_machine_ten_thousand_times() {
     for seed in seeds("KESWARDEN_LEASE_SCHEDULES", 10_000) {
+        let _again = Again(seed, "thirty_days");
         thirty_days(seed);
     }
 }
@@ -377,6 +389,24 @@ fn judge(seed: u64, model: &Model, schedule: &Schedule) {
             let within = seen.login_tries[number..].iter().take_while(|later| **later - *at < minute).count();
             assert!(within <= 12, "{who}: {within} logins were tried in the minute after {at:?}");
         }
+        // A token that outlives an outage is used on.
+        for (from, to, fault) in schedule.faults.iter().filter(|(from, to, _)| *to - *from < ttl / 10) {
+            let touches = |at: &Duration| *from < *at + ttl && *at < *to + ttl;
+            let has_other_reasons = most < LENGTH
+                || schedule
+                    .revocations
+                    .iter()
+                    .chain(schedule.suspensions.iter().map(|(at, _)| at))
+                    .any(touches)
+                || schedule.rotation.is_some_and(|(begins, _)| touches(&begins))
+                || schedule
+                    .faults
+                    .iter()
+                    .any(|(other, ends, _)| other != from && (touches(other) || touches(ends)));
+            let within = |at: &&Duration| *from + RECOVERY < **at && **at < *to + ttl / 2;
+            let after = seen.logins.iter().find(within).filter(|_| !has_other_reasons);
+            assert_eq!(after, None, "{who}: a login for an outage ({fault:?}) that the token outlived");
+        }
         // In health, a login for each life of a token.
         let disturbed = |from: Duration, to: Duration| {
             let touches = |begins: Duration, ends: Duration| begins <= to && from <= ends + ttl;
@@ -396,6 +426,7 @@ fn judge(seed: u64, model: &Model, schedule: &Schedule) {
 fn six_hours_of_the_client_two_hundred_times() {
     let folder = tempfile::tempdir().unwrap();
     for seed in seeds("KESWARDEN_CLIENT_SCHEDULES", 200) {
+        let _again = Again(seed, "six_hours");
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(six_hours(seed, folder.path()));

@@ -303,3 +303,23 @@ fn minio_boots_on_the_sealed_copy_while_vault_is_down() {
     agent.process().says(SOON, "vault_unreachable_refused");
     assert_eq!(agent.process().ended(), None);
 }
+
+/// A disk that hangs is like a copy that is not there: the gate says so and goes on, and verification does.
+#[test]
+fn a_disk_that_hangs_holds_up_neither_the_gate_nor_verification() {
+    let copy = Copy::new("1h");
+    fs::create_dir_all(copy.file().parent().unwrap()).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(copy.file()).status().unwrap().success());
+    let store = Arc::new(MemoryStore::new());
+    away(&store, Cause::VaultSealed);
+    let app = App::start(store.clone(), &copy.settings());
+    waits(&app, "vault_sealed");
+    store.put(KEY, &key_text());
+    store.fail(None);
+    app.wait_ready();
+    let verified = || app.metric("keswarden_key_verifications_total{outcome=\"ok\"}");
+    let before = verified();
+    eventually("keys are verified all the same", || (verified() > before).then_some(()));
+    // Whoever reads is let go, so that the test can end.
+    drop(fs::OpenOptions::new().write(true).open(copy.file()).unwrap());
+}

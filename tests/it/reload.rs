@@ -4,7 +4,7 @@
 use crate::{
     harness::{Client, KEY, block_on, eventually, health, key_text, metric},
     kes_server::{Kes, now},
-    peers::{Process, SOON, finish, free_port},
+    peers::{Holder, Process, SOON, finish, free_port},
 };
 use keswarden::{
     identity::ApiKey,
@@ -12,11 +12,11 @@ use keswarden::{
 };
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Write},
+    io::Write,
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -217,11 +217,8 @@ fn a_pipe_in_place_of_a_file_stops_nothing() {
 
 /// Another process with a lease on a file: whoever opens it waits, as on a file system that hangs, until the kernel breaks the
 /// lease after 45 s.
-struct Lease(Child);
-
-impl Lease {
-    fn on(path: &Path) -> Self {
-        const SCRIPT: &str = "
+fn lease_on(path: &Path) -> Holder {
+    const SCRIPT: &str = "
 import fcntl, signal, sys, time
 signal.signal(signal.SIGIO, signal.SIG_IGN)
 file = open(sys.argv[1], 'r+')
@@ -234,25 +231,8 @@ while True:
 print('holding', flush=True)
 sys.stdin.read()
 ";
-        let mut process = Command::new("python3")
-            .args(["-c", SCRIPT])
-            .arg(path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "holding\n", "the file must be held");
-        Self(process)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    let path = path.to_str().expect("a path of ours is text");
+    Holder::python("a lease on the file", ["-c", SCRIPT, path])
 }
 
 #[test]
@@ -263,7 +243,7 @@ fn a_file_system_that_hangs_stops_nothing() {
     let reloaded = "keswarden_config_reloads_total{outcome=\"ok\"}";
     eventually("the file is in force", || (metric(server.admin, reloaded)? == 1.0).then_some(()));
     let admin = server.client(&Kes::admin());
-    let lease = Lease::on(&ca);
+    let lease = lease_on(&ca);
     server.process.says(SOON, "does their file system hang?");
     assert_eq!(health(server.admin, "/livez").0, 200);
     let described = admin.call("GET", &format!("/v1/key/describe/{KEY}"), None);

@@ -19,7 +19,7 @@ pub use self::{
     cluster::three_nodes,
     http::{answers, http_get},
     minio::{Mc, Minio},
-    process::{Process, finish, succeeded},
+    process::{Holder, Process, finish, succeeded},
     proxy::{Proxy, Wire},
 };
 

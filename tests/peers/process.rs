@@ -4,7 +4,7 @@ use super::{Look, SOON, eventually, text};
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{Read, Seek, Write},
+    io::{BufRead, BufReader, Read, Seek, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -18,6 +18,9 @@ pub struct Process {
     log: PathBuf,
     child: Child,
 }
+
+/// A process that holds something until it is dropped: it says `holding` once it does.
+pub struct Holder(Child);
 
 /// Pause between two looks at a command that is expected to end.
 const TICK: Duration = Duration::from_millis(5);
@@ -95,6 +98,30 @@ fn content(file: &mut File) -> String {
 
 fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+// === impl Holder ===
+
+impl Holder {
+    /// Python with these arguments; `what` it is to hold.
+    pub fn python(what: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        let mut command = Command::new("python3");
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("python3 must start: {error}"));
+        let stdout = child.stdout.take().expect("its output is piped");
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line);
+        read.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(line, "holding\n", "{what} must be held");
+        Self(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 // === impl Process ===

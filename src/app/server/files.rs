@@ -3,8 +3,9 @@
 //! What two looks agreed on is what is used: the file is not read again, and what it names must still be the same after it was
 //! read. Only regular files of a sane size are read.
 
-use super::{Blocking, server_config};
+use super::server_config;
 use crate::{
+    blocking::Blocking,
     cause::{Cause, Finding},
     config::{kes_yaml::KesYaml, server::ConfigFile},
     shutdown::Hangups,
@@ -61,7 +62,7 @@ impl Loaded {
 impl Watched {
     /// `first` is in force.
     pub(super) fn new(file: ConfigFile, first: &KesYaml) -> Result<Self, Finding> {
-        let (file, blocking, content) = (Arc::new(file), Blocking::new(), content_of(first)?);
+        let (file, blocking, content) = (Arc::new(file), Blocking::default(), content_of(first)?);
         Ok(Self { file, blocking, taken: content, seen: content, asked: false })
     }
 
@@ -91,6 +92,11 @@ impl Watched {
             (self.taken, self.asked) = (content, false);
             return loaded;
         }
+    }
+
+    /// What is there is to be taken, changed or not.
+    pub(super) fn ask(&mut self) {
+        self.asked = true;
     }
 
     /// Until the next look. A wish hurries nothing: a half-written file is not taken because somebody asked too soon.

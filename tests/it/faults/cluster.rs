@@ -34,6 +34,15 @@ impl Cluster {
         nodes[0].setup_kv(2, "kv");
         put_key(&nodes[0], &key_text());
         let login = approle(&nodes[0], &policy(2));
+        // A standby that has not heard of a fresh pair says that it is wrong, and then it rests.
+        let pair = serde_json::json!({ "role_id": login[0].1, "secret_id": login[1].1 });
+        for node in &nodes {
+            let log_in = || node.try_api("POST", "auth/approle/login", Some(&pair), None);
+            eventually(SOON, "each node has heard of the role", || match log_in()? {
+                (200, _) => Ok(()),
+                (status, answer) => Err(format!("{status} {answer}")),
+            });
+        }
         let addresses = addresses(&nodes);
         let [first, second, third] = nodes;
         // Nothing goes through it: a standby names its leader by the leader's own address.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 /// Does one thing at a time: what hangs leaves one thread behind, however often it is tried again.
-pub(super) struct Blocking {
+pub struct Blocking {
     turn: Arc<Semaphore>,
     patience: Duration,
 }
@@ -12,20 +12,22 @@ pub(super) struct Blocking {
 /// It was not done in time.
 #[derive(Debug, thiserror::Error)]
 #[error("reading and writing files took longer than {}s: does their file system hang?", .0.as_secs())]
-pub(super) struct Hangs(Duration);
+pub struct Hangs(Duration);
 
 /// How long one thing may take, the wait for its turn included.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 // === impl Blocking ===
 
-impl Blocking {
-    pub(super) fn new() -> Self {
+impl Default for Blocking {
+    fn default() -> Self {
         Self { turn: Arc::new(Semaphore::new(1)), patience: PATIENCE }
     }
+}
 
+impl Blocking {
     /// What `work` returns; a panic in it is the caller's.
-    pub(super) async fn run<T: Send + 'static>(
+    pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Hangs> {
@@ -56,7 +58,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_hangs_is_given_up_and_nothing_piles_up_behind_it() {
-        let hasty = Blocking { patience: Duration::from_millis(50), ..Blocking::new() };
+        let hasty = Blocking { patience: Duration::from_millis(50), ..Blocking::default() };
         let (release, hanging) = std::sync::mpsc::channel::<()>();
         assert!(hasty.run(move || hanging.recv().is_ok()).await.is_err());
         let begun = Arc::new(AtomicBool::new(false));
@@ -64,7 +66,7 @@ mod tests {
         assert!(hasty.run(move || begins.store(true, Ordering::SeqCst)).await.is_err());
         assert!(!begun.load(Ordering::SeqCst), "the one that hangs has the turn");
         release.send(()).expect("the one that hangs must be there");
-        let patient = Blocking { turn: hasty.turn.clone(), ..Blocking::new() };
+        let patient = Blocking { turn: hasty.turn.clone(), ..Blocking::default() };
         assert_eq!(patient.run(|| 7).await.ok(), Some(7));
     }
 }
