@@ -24,9 +24,9 @@ pub use self::{
 };
 
 use std::{
-    io::Read,
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -65,18 +65,22 @@ pub fn faketime() -> PathBuf {
     path
 }
 
-/// A port that nobody gets by chance: the OS gives it, and keeps it in TIME_WAIT, so that for the next minute only a
-/// server that asks for this very port (with SO_REUSEADDR, as they all do) has it.
+/// A port that nobody else gets, for as long as the tests run: each is given once, also while the server that has it is down, and they
+/// are below those that the OS gives to clients, and to servers that ask for any.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the OS must give a port");
-    let address = listener.local_addr().expect("a listener must have an address");
-    let mut client = TcpStream::connect(address).expect("a listener must be reachable");
-    let (accepted, _) = listener.accept().expect("a connection must be accepted");
-    // TIME_WAIT is on the side that closes first.
-    drop(accepted);
-    let read = client.read(&mut [0]).expect("the end of a connection must be seen");
-    assert_eq!(read, 0, "nobody must have written");
-    address.port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    // Two runs on one machine begin at different places.
+    let offset = std::process::id().wrapping_mul(101) % COUNT;
+    for _ in 0..COUNT {
+        let number = offset + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(FIRST + number % COUNT).expect("a port has 16 bits");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} to {} is free", FIRST + COUNT);
 }
 
 /// Looks until the condition holds; panics at the deadline with what was seen last.
