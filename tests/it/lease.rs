@@ -337,8 +337,12 @@ async fn six_hours(seed: u64, folder: &Path) {
                 let asked = Asked { what: "reading the key", path: "kv/data/minio/my-key" };
                 while now() < LENGTH {
                     let begun = now();
+                    let deaths = || model.lock().unwrap().seen[number].with_revoked;
+                    let before = deaths();
                     let read = client.get(&asked, None).await;
-                    let disturbed = schedule.disturbs(begun) || schedule.disturbs(now());
+                    // A token that was revoked is replaced once in a read; the next read replaces the next one.
+                    let is_unlucky = deaths() - before > 1;
+                    let disturbed = schedule.disturbs(begun) || schedule.disturbs(now()) || is_unlucky;
                     match read {
                         Ok(answer) if answer.status == 200 => {}
                         Ok(answer) => {

@@ -233,9 +233,7 @@ fn something_that_is_no_key() {
 #[test]
 fn four_pods_that_make_the_first_key_at_once() {
     let (bao, mut settings) = without_key();
-    // Answers come so slowly that each of them has seen no key before any of them has made one.
     let proxy = Proxy::before(bao.addr().rsplit(':').next().unwrap().parse().unwrap());
-    proxy.set(Wire::Drip(Duration::from_micros(200)));
     settings.push(("KESWARDEN_VAULT_ADDR", format!("https://127.0.0.1:{}", proxy.port)));
     settings.push(("KESWARDEN_KEY_CREATE", "if-new".to_owned()));
     let mut refused = 0;
@@ -244,7 +242,11 @@ fn four_pods_that_make_the_first_key_at_once() {
         let prefix = format!("minio/tenant-{round}");
         settings.push(("KESWARDEN_VAULT_KV_PREFIX", prefix.clone()));
         let mut pods: Vec<_> = (1..=4).map(|pod| Agent::new(&format!("pod {pod}"), &settings)).collect();
+        // All of them wait for Vault, and then answers come so slowly that each has seen no key before any of them has made one.
+        proxy.set(Wire::Ended);
         pods.iter_mut().for_each(Agent::run);
+        pods.iter_mut().for_each(|pod| pod.process().says(SOON, "vault_unreachable: "));
+        proxy.set(Wire::Drip(Duration::from_micros(200)));
         pods.iter_mut().for_each(Agent::ready);
         let clients: Vec<_> = pods.iter().map(Client::of).collect();
         for sealing in &clients {
