@@ -214,8 +214,8 @@ fn client(pod: Pod, secret_id: &Path, clock: &Clock, seed: u64) -> Client {
 /// How often the data path reads.
 const READ: Duration = Duration::from_secs(30);
 /// A read that begins so long after a fault works, which is well within one poll: the last request of the fault may end five seconds
-/// after it, and rest for five more.
-const RECOVERY: Duration = Duration::from_secs(11);
+/// after it, the look at the health page one second later, and what failed rests for five more.
+const RECOVERY: Duration = Duration::from_secs(12);
 const LENGTH: Duration = Duration::from_secs(6 * 3600);
 
 /// What is to happen, each at its time.
@@ -259,7 +259,10 @@ impl Schedule {
     /// A read at this time may fail.
     fn disturbs(&self, now: Duration) -> bool {
         let is_within = |from: Duration, to: Duration| from <= now && now < to + RECOVERY;
+        // What was under way when the machine was suspended in a fault ends after it, as if the fault had.
+        let was_caught = |at: &Duration| self.faults.iter().any(|(from, to, _)| (*from..*to).contains(at));
         self.faults.iter().any(|(from, to, _)| is_within(*from, *to))
+            || self.suspensions.iter().any(|(at, length)| was_caught(at) && is_within(*at, *at + *length))
             || self.rotation.is_some_and(|(from, to)| is_within(from, to))
     }
 
