@@ -100,6 +100,18 @@ struct Doctor<'a> {
     gate: &'a gate::Config,
 }
 
+// === impl Outcome ===
+
+impl Outcome {
+    /// What is looked at ahead is a warning, unless it has come to pass.
+    fn of(finding: Finding) -> Self {
+        match finding.cause {
+            Cause::CertificateExpired | Cause::TlsFileUnusable => Self::Failed(finding),
+            _ => Self::Warning(finding),
+        }
+    }
+}
+
 // === impl Doctor ===
 
 impl Doctor<'_> {
@@ -170,10 +182,7 @@ impl Doctor<'_> {
         let (well, soon): (Vec<_>, Vec<_>) = looked.into_iter().partition(Result::is_ok);
         rows.extend(soon.into_iter().filter_map(Result::err).map(|finding| Row {
             what: what.to_owned(),
-            outcome: match finding.cause {
-                Cause::CertificateExpiring => Outcome::Warning(finding),
-                _ => Outcome::Failed(finding),
-            },
+            outcome: Outcome::of(finding),
             took,
         }));
         let well: Vec<_> = well.into_iter().flatten().collect();
@@ -234,6 +243,6 @@ fn warnings(what: &str, findings: Vec<Finding>, well: &str, took: Duration) -> V
     let row = |outcome| Row { what: what.to_owned(), outcome, took };
     match findings.is_empty() {
         true => vec![row(Outcome::Well(well.to_owned()))],
-        false => findings.into_iter().map(|finding| row(Outcome::Warning(finding))).collect(),
+        false => findings.into_iter().map(|finding| row(Outcome::of(finding))).collect(),
     }
 }
