@@ -61,12 +61,15 @@ pub fn protect() -> Kept {
 
 impl<T> Locked<T> {
     pub fn new(value: T) -> Self {
-        let value = Box::new(Pages(Some(value)));
+        // The pages come first, empty: a value that is moved within pages leaves a copy on the stack, where their alignment keeps
+        // later calls from writing over it.
+        let mut pages = Box::new(Pages(None));
         let lock = match EVERYTHING.load(Ordering::Relaxed) {
             true => None,
-            false => region::lock(&raw const *value, size_of::<Pages<Option<T>>>()).map_err(tell).ok(),
+            false => region::lock(&raw const *pages, size_of::<Pages<Option<T>>>()).map_err(tell).ok(),
         };
-        Self { value, lock }
+        pages.0 = Some(value);
+        Self { value: pages, lock }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use keswarden::{
     app::{self, Deps},
+    clock::Clock,
     config::{self, Inputs},
     crypto::{Kind, key_version::KeyVersion},
     identity::ApiKey,
@@ -67,6 +68,15 @@ impl App {
     }
 
     pub fn start(store: Arc<MemoryStore>, more: &[(&str, &str)]) -> Self {
+        Self::with_clock(None, store, more)
+    }
+
+    /// The same on a clock of its own.
+    pub fn start_at(clock: Clock, store: Arc<MemoryStore>, more: &[(&str, &str)]) -> Self {
+        Self::with_clock(Some(clock), store, more)
+    }
+
+    fn with_clock(clock: Option<Clock>, store: Arc<MemoryStore>, more: &[(&str, &str)]) -> Self {
         let run_dir = tempfile::tempdir().unwrap();
         let settings =
             config::load(inputs(run_dir.path(), more)).unwrap_or_else(|problems| panic!("{problems}"));
@@ -75,7 +85,7 @@ impl App {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let bound = app::build(settings, Deps { store: Some(given), clock: None })?;
+                let bound = app::build(settings, Deps { store: Some(given), clock })?;
                 send.send((bound.api, bound.admin.unwrap(), bound.trigger.clone())).unwrap();
                 bound.run().await
             })
@@ -104,10 +114,12 @@ impl App {
         self.client(Some(minio_pair(self.run_dir.path())), http1)
     }
 
-    /// The same for an app with another run directory.
-    pub fn minio_of(&self, run_dir: &Path) -> Client {
+    /// The same for an app with another run directory, by a client to whom it is always `now`.
+    pub fn minio_of(&self, run_dir: &Path, now: jiff::Timestamp) -> Client {
         let trust = Trust::only(&run_dir.join("ca.crt")).unwrap();
-        Client::new(tls::client_config(trust, Some(minio_pair(run_dir))).unwrap(), false, self.api)
+        let mut config = tls::client_config(trust, Some(minio_pair(run_dir))).unwrap();
+        config.time_provider = Arc::new(At(now));
+        Client::new(config, false, self.api)
     }
 
     /// A client whom nobody knows.
@@ -130,6 +142,17 @@ impl App {
     pub fn stop(mut self) -> Result<(), app::Stopped> {
         self.trigger.drain();
         self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+/// A clock that stands still.
+#[derive(Debug)]
+struct At(jiff::Timestamp);
+
+impl rustls::time_provider::TimeProvider for At {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let seconds = u64::try_from(self.0.as_second()).ok()?;
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }
 

@@ -1,8 +1,9 @@
 //! What earlier versions have written, and this one must read: pins, the sealed copy, the run directory. A version that
-//! changes a form adds a folder to `tests/vectors/kept`; none is ever taken away.
+//! changes a form adds a folder to `tests/vectors/kept`; none is ever taken away. `written_at` in it is the time at which the test
+//! reads it: a sealed copy and certificates end, and the test must not.
 
 use crate::harness::{App, KEY, eventually};
-use keswarden::{cause::Cause, keystore::memory::MemoryStore};
+use keswarden::{cause::Cause, clock::Clock, keystore::memory::MemoryStore};
 use std::{fs, path::Path, sync::Arc};
 
 #[test]
@@ -19,7 +20,10 @@ fn every_version_s_files_are_read_by_this_one() {
         store.fail(Some(Cause::VaultSealed.seen("Vault is sealed")));
         let (copy, wrapping, pins, run) = (path("copy"), path("wrapping.key"), path("pins"), path("run"));
         let ca = fs::read(dir.path().join("run/ca.crt")).unwrap();
-        let app = App::start(
+        let written_at = fs::read_to_string(dir.path().join("written_at")).unwrap();
+        let written_at: jiff::Timestamp = written_at.trim().parse().unwrap();
+        let app = App::start_at(
+            Clock::simulated(written_at.into()),
             store,
             &[
                 ("KESWARDEN_OFFLINE_DIR", &copy),
@@ -34,7 +38,7 @@ fn every_version_s_files_are_read_by_this_one() {
         assert_eq!(fs::read(dir.path().join("run/ca.crt")).unwrap(), ca, "MinIO reads its CA once");
         let data_key: serde_json::Value =
             serde_json::from_slice(&fs::read(dir.path().join("data-key.json")).unwrap()).unwrap();
-        let minio = app.minio_of(Path::new(&run));
+        let minio = app.minio_of(Path::new(&run), written_at);
         let opened = minio.decrypt(KEY, data_key["ciphertext"].as_str().unwrap(), "{}");
         assert_eq!(opened.status, 200, "{}", opened.body);
         assert!(opened.body.contains(data_key["plaintext"].as_str().unwrap()));

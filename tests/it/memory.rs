@@ -472,7 +472,31 @@ fn mappings(pid: u32) -> Vec<Mapping> {
             }
         }
     }
-    mappings
+    each_once(mappings)
+}
+
+/// Cuts off what an earlier row has covered: while another thread maps memory, a row may come twice, and longer the second time.
+fn each_once(mappings: Vec<Mapping>) -> Vec<Mapping> {
+    let mut covered = 0;
+    let cut = |mut mapping: Mapping| {
+        mapping.range.start = mapping.range.start.max(covered);
+        covered = covered.max(mapping.range.end);
+        (!mapping.range.is_empty()).then_some(mapping)
+    };
+    mappings.into_iter().filter_map(cut).collect()
+}
+
+#[test]
+fn a_row_of_smaps_that_comes_twice_is_read_once() {
+    let row = |range: Range<u64>| Mapping {
+        range,
+        line: String::new(),
+        locked: String::new(),
+        flags: String::new(),
+    };
+    let rows = vec![row(0..10), row(10..20), row(0..10), row(10..30), row(40..50)];
+    let read: Vec<_> = each_once(rows).into_iter().map(|mapping| mapping.range).collect();
+    assert_eq!(read, [0..10, 10..20, 20..30, 40..50]);
 }
 
 /// `START-END`, in hexadecimal, at the start of a line.
