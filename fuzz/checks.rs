@@ -135,7 +135,7 @@ pub fn xl_meta(data: &[u8]) {
     if let Some(needed) = xl_meta::needed(data).and_then(|needed| data.get(..usize::try_from(needed).ok()?)) {
         assert!(read.is_err() || xl_meta::parse(needed) == read);
     }
-    if let Ok(Some((_, sealed))) = xl_meta::config(data) {
+    if let Ok(xl_meta::Own::Sealed(_, sealed)) = xl_meta::own(data) {
         assert!(sealed.ciphertext.len() <= data.len() && sealed.key_name.len() <= data.len());
     }
 }

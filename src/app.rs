@@ -6,6 +6,7 @@
 mod agent;
 mod backup;
 pub mod doctor;
+mod memory;
 mod server;
 
 pub use backup::{Checked, back_up, drill, restore};
@@ -14,19 +15,21 @@ use crate::{
     admin,
     cause::{Cause, Finding},
     clock::{self, Clock},
-    config::{self, PinSettings, Settings, server::ServerSettings},
+    config::{self, Settings, server::ServerSettings},
     exit, gate,
     health::{Guard, Health, History},
-    http, kes,
-    keystore::{fs::FsStore, nowhere::Nowhere, vault::VaultStore},
-    kubernetes,
+    http, kes, keyring,
+    keystore::fs::FsStore,
+    known, kubernetes,
     metrics::Registry,
-    pins::{self, Pins},
+    names::Name,
+    offline,
     shutdown::{self, Drain, Ended, Tasks, Trigger},
     store::KeyStore,
     tls::mint::RunDir,
     vault,
 };
+use memory::OpenStore;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{oneshot, watch};
 
@@ -115,12 +118,12 @@ pub async fn init(settings: Settings, deps: Deps, health: Health) -> Result<(), 
             None => return Err(error.of_run_dir().into()),
         }
     }
-    let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
+    let agent = Some(settings.run_dir.as_path());
+    let OpenStore { store, memory, copy } =
+        base.open_remembering(deps.store, &settings.store, &settings.memory, agent)?;
     let posting = base.post_events();
     let guard = base.health.until("gate");
-    let copy = settings.offline.clone();
-    let copy = copy.map(|config| Arc::new(crate::offline::SealedCopy::new(config, base.clock.clone())));
-    let gate = gate::Config { pins, copy, canaries: canaries(&settings), ..settings.gate() };
+    let gate = gate::Config { memory, copy, canaries: canaries(&settings), ..settings.gate() };
     let passed = base.pass(&gate, &store, guard).await;
     drop(base);
     say_the_rest(posting).await;
@@ -139,42 +142,127 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Where the canaries of a tenant are whose keys only KES has.
 fn canaries(settings: &Settings) -> gate::Canaries {
-    let dir = settings.pins.dir.as_ref().filter(|_| matches!(settings.store, config::Store::InKes))?;
+    let dir = settings.memory.pin_dir.as_ref().filter(|_| matches!(settings.store, config::Store::InKes))?;
     Some(Arc::new(FsStore::new(dir.join("canaries")).made_on_demand()))
 }
 
 /// `keswarden key pin`: the fingerprint of the key as it is in the store, pinned wherever pins are kept.
 pub async fn pin(settings: Settings) -> Result<String, Stopped> {
     let base = Base::beside(None, &settings);
-    let (store, pins) = base.open_pinned(None, &settings.store, &settings.pins)?;
-    if !pins.can_write() {
+    let OpenStore { store, memory, .. } = base.open_beside(&settings)?;
+    if !memory.pins.can_write() {
         return Err(Cause::KeyUnpinned
             .seen("there is nowhere to pin the key: neither KESWARDEN_PIN_KV nor KESWARDEN_PIN_DIR is set")
             .fix("set one of them, or put the fingerprint that `keswarden doctor` prints into KESWARDEN_PINS")
             .into());
     }
-    store.ready().await?;
-    let (_, writer) = crate::keyring::new(store, &base.registry, base.clock.clone());
-    let held = writer.load(&settings.key).await;
-    let held =
-        held.map_err(|error| error.into_finding(|| Cause::StoreUnavailable.seen("it answered out of turn")))?;
-    pins.pin(&settings.key, &held.fingerprint, base.now()).await?;
+    let held = base.look_at(&store, &settings.key).await?;
+    store.vouch(&settings.key, &held.fingerprint).await?;
+    memory.pins.pin(&settings.key, &held.fingerprint).await?;
     Ok(held.fingerprint.clone())
 }
 
-/// `keswarden key create --first`: makes the key when nothing shows that there ever was one; its fingerprint. One that is there,
-/// and is well, is left as it is.
+/// `keswarden key create --first`: makes the key when no witness knows the name; its fingerprint. One that is there, and is well, is
+/// left as it is.
 pub async fn create_first(settings: Settings) -> Result<String, Stopped> {
     let base = Base::beside(None, &settings);
-    let (store, pins) = base.open_pinned(None, &settings.store, &settings.pins)?;
-    let copy = settings.offline.clone();
-    let copy = copy.map(|config| Arc::new(crate::offline::SealedCopy::new(config, base.clock.clone())));
+    let OpenStore { store, memory, copy } = base.open_beside(&settings)?;
     // A KES that stands beside would only say that the key is missing.
     let kes: gate::KesSource = Arc::new(|| Ok(None));
-    let gate = gate::Config { create: gate::Create::First, pins, copy, kes, ..settings.gate() };
+    let gate = gate::Config { create: gate::Create::First, memory, copy, kes, ..settings.gate() };
     let (keyring, _) = gate::attempt(&gate, store, &base.registry, base.clock.clone()).await?;
     let held = keyring.held(settings.key.as_str()).expect("a gate that passes must hold its keys");
     Ok(held.fingerprint.clone())
+}
+
+/// `keswarden key rescue --from-copy`: puts a key of the sealed copy back into the store, where there is none; what was done, in words.
+/// Without a fingerprint it is the one that counts for the name.
+///
+/// # Errors
+/// When the copy lacks the key, or has several; when another key is stored, or a witness knows another one.
+pub async fn rescue_from_copy(settings: Settings, fingerprint: Option<&str>) -> Result<String, Stopped> {
+    crate::memory::protect();
+    let base = Base::beside(None, &settings);
+    let (name, OpenStore { store, copy, .. }) = (settings.key.clone(), base.open_beside(&settings)?);
+    let Some(copy) = copy else {
+        return Err(Cause::CopyUnusable
+            .seen("there is no sealed copy: KESWARDEN_OFFLINE_DIR and KESWARDEN_OFFLINE_KEY_FILE are not set")
+            .fix("set them as they are for the agent, whose copy it is")
+            .into());
+    };
+    let place = copy.place();
+    let (_, keys) = copy.keys_of(&name)?.unwrap_or_default();
+    let all: Vec<_> = keys.iter().map(|key| key.fingerprint.clone()).collect();
+    let wanted = |key: &offline::Copied| match fingerprint {
+        Some(fingerprint) => key.fingerprint == fingerprint,
+        None => !key.former || all.len() == 1,
+    };
+    let Some(key) = keys.into_iter().find(wanted) else {
+        let has = if all.is_empty() { "none of this name".to_owned() } else { all.join(", ") };
+        return Err(Cause::KeyMissing
+            .seen(format!("{place} has no such key '{name}'; it has {has}"))
+            .fix("say which one: --fingerprint")
+            .into());
+    };
+    store.ready().await?;
+    let kept = crate::backup::Kept::of(&name, key.version.to_text(), &place)?;
+    let restored = crate::backup::restore(&*store, &name, &kept, false).await?;
+    let there = store.describe();
+    Ok(match restored {
+        crate::backup::Restored::Written => {
+            format!("the key '{name}', fingerprint {}, is back in {there}", kept.fingerprint)
+        }
+        _ => format!(
+            "the key '{name}', fingerprint {}, is in {there}: there is nothing to rescue",
+            kept.fingerprint
+        ),
+    })
+}
+
+/// `keswarden key forget`: a key was replaced on purpose. `was` is the former fingerprint, `is` that of the key that is stored now; absent
+/// when none is, and none shall be for now. What each place said.
+///
+/// # Errors
+/// When the store has another key than `is`, or nobody knows `was`: then somebody means another key.
+pub async fn forget(
+    settings: Settings,
+    was: &str,
+    is: Option<&str>,
+) -> Result<Vec<(String, Result<(), Finding>)>, Stopped> {
+    let base = Base::beside(None, &settings);
+    let (name, OpenStore { store, memory, .. }) = (settings.key.clone(), base.open_beside(&settings)?);
+    let stored = match base.look_at(&store, &name).await {
+        Ok(held) => Some(held.fingerprint.clone()),
+        Err(finding)
+            if matches!(finding.cause, Cause::KeyMissing | Cause::KeyDeleted | Cause::KeyDestroyed) =>
+        {
+            None
+        }
+        Err(finding) => return Err(finding.into()),
+    };
+    if stored.as_deref() != is {
+        let stored =
+            stored.map_or("there is none".to_owned(), |stored| format!("its fingerprint is {stored}"));
+        return Err(Cause::KeyReplaced
+            .seen(format!(
+                "what is stored as '{name}' in {} is not what was said: {stored}",
+                store.describe()
+            ))
+            .fix("nothing was forgotten; `keswarden doctor` prints the fingerprints")
+            .into());
+    }
+    let statements = memory.witnesses.ask(&name).await;
+    if !statements.iter().any(|one| one.knows(was)) {
+        let words: Vec<_> = statements.iter().map(known::Statement::words).collect();
+        return Err(Cause::KeyMissing
+            .seen(format!(
+                "nobody here knows a key '{name}' with the fingerprint {was}: {}",
+                words.join("; ")
+            ))
+            .fix("nothing was forgotten; `keswarden doctor` prints the fingerprints")
+            .into());
+    }
+    Ok(memory.witnesses.forget(&name, was, is).await)
 }
 
 /// The key store of a configuration, for commands that move keys about.
@@ -248,51 +336,6 @@ impl Base {
         }
     }
 
-    /// The store of the settings, or the one that a test put in its place.
-    fn open(
-        &self,
-        given: Option<Arc<dyn KeyStore>>,
-        store: &config::Store,
-    ) -> Result<Arc<dyn KeyStore>, Finding> {
-        self.open_pinned(given, store, &PinSettings { mode: pins::Mode::Off, ..PinSettings::default() })
-            .map(|(store, _)| store)
-    }
-
-    /// The same with pins in front of it, and the pins.
-    fn open_pinned(
-        &self,
-        given: Option<Arc<dyn KeyStore>>,
-        store: &config::Store,
-        settings: &PinSettings,
-    ) -> Result<(Arc<dyn KeyStore>, Pins), Finding> {
-        let mut registries: Vec<Arc<dyn KeyStore>> = Vec::new();
-        if let Some(dir) = &settings.dir {
-            registries.push(Arc::new(FsStore::new(dir.clone()).made_on_demand()));
-        }
-        let keys: Arc<dyn KeyStore> = match (given, store) {
-            (Some(given), _) => given,
-            (None, config::Store::Fs(dir)) => Arc::new(FsStore::new(dir.clone())),
-            (None, config::Store::InKes) => Arc::new(Nowhere),
-            (None, config::Store::Vault(configs)) => {
-                let (mut vault, store) = (**configs).clone();
-                vault.state_dir.clone_from(&self.state_dir);
-                let client =
-                    vault::Client::new(vault, &self.registry, self.clock.clone(), self.refusals.clone())?;
-                let client = Arc::new(client);
-                if let Some(kv) = &settings.kv {
-                    registries.push(Arc::new(VaultStore::new(client.clone(), kv.clone())));
-                }
-                Arc::new(VaultStore::new(client, store))
-            }
-        };
-        let pins = Pins { mode: settings.mode, stated: settings.stated.clone(), registries };
-        if pins.mode == pins::Mode::Off {
-            return Ok((keys, Pins::off()));
-        }
-        let guarded = pins::Guarded { store: keys, pins: pins.clone(), clock: self.clock.clone() };
-        Ok((Arc::new(guarded), pins))
-    }
-
     /// Passes the gate; a login that was made meanwhile is kept alive, however long it takes.
     async fn pass(
         &self,
@@ -308,6 +351,19 @@ impl Base {
             passed = passing => passed,
             () = kept => unreachable!("a store must keep its login until it is dropped"),
         }
+    }
+
+    /// The store of an agent's settings, for a command beside it.
+    fn open_beside(&self, settings: &Settings) -> Result<OpenStore, Finding> {
+        self.open_remembering(None, &settings.store, &settings.memory, Some(&settings.run_dir))
+    }
+
+    /// Reads, parses and tries a key, and holds it nowhere.
+    async fn look_at(&self, store: &Arc<dyn KeyStore>, name: &Name) -> Result<Arc<keyring::Held>, Finding> {
+        store.ready().await?;
+        let (_, writer) = keyring::new(store.clone(), &self.registry, self.clock.clone());
+        let held = writer.look(name).await;
+        held.map_err(|error| error.into_finding(|| Cause::StoreUnavailable.seen("it answered out of turn")))
     }
 
     fn now(&self) -> jiff::Timestamp {

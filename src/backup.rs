@@ -11,8 +11,9 @@
 use crate::{
     cause::{Cause, Finding},
     crypto::key_version::KeyVersion,
+    known::{Asked, Statement, Verdict, Witnesses, judge},
     names::Name,
-    pins::{Pins, Verdict},
+    pins,
     secret::Secret,
     store::{Error, KeyStore},
     tls::{self, mint},
@@ -96,7 +97,7 @@ const AGE: &[u8] = b"age-encryption.org/v1";
 /// Reads the keys of a store; those that cannot be vouched for are left out, with the reason.
 pub async fn collect(
     store: &dyn KeyStore,
-    pins: &Pins,
+    witnesses: &Witnesses,
     names: Vec<Name>,
     now: jiff::Timestamp,
     tenant: String,
@@ -104,7 +105,7 @@ pub async fn collect(
     let mut backup = Backup { made_at: now, origin: store.describe(), tenant, keys: BTreeMap::new() };
     let mut left_out = Vec::new();
     for name in names {
-        match read(store, pins, &name).await {
+        match read(store, witnesses, &name).await {
             Ok(kept) => drop(backup.keys.insert(name, kept)),
             Err(finding) => left_out.push((name, finding)),
         }
@@ -112,11 +113,33 @@ pub async fn collect(
     (backup, left_out)
 }
 
-async fn read(store: &dyn KeyStore, pins: &Pins, name: &Name) -> Result<Kept, Finding> {
+async fn read(store: &dyn KeyStore, witnesses: &Witnesses, name: &Name) -> Result<Kept, Finding> {
     let text = store.get(name).await.map_err(|error| error.into_finding(|| by_turns(name)))?;
     let mut kept = Kept::of(name, text, &store.describe())?;
-    kept.pinned = pins.judge(name, &kept.fingerprint).await? == Verdict::Pinned;
+    let statements = is_known(witnesses, name, &kept.fingerprint, &store.describe()).await?;
+    kept.pinned = pins::is_pinned(&statements, &kept.fingerprint);
     Ok(kept)
+}
+
+/// What the witnesses say of a key that was found at a place.
+///
+/// # Errors
+/// When one of them knows another key of the name.
+pub async fn is_known(
+    witnesses: &Witnesses,
+    name: &Name,
+    fingerprint: &str,
+    place: &str,
+) -> Result<Vec<Statement>, Finding> {
+    let statements = witnesses.ask(name).await;
+    if let Verdict::Other(others) = judge(Asked::Key(fingerprint), &statements) {
+        let others: Vec<_> = others.into_iter().map(Statement::words).collect();
+        return Err(Cause::KeyReplaced.seen(format!(
+            "the key '{name}' of {place} has the fingerprint {fingerprint}, and another one is known from {}",
+            others.join("; from ")
+        )));
+    }
+    Ok(statements)
 }
 
 /// Puts one key back where there is none. What is there, whatever it is, stays.
@@ -140,7 +163,7 @@ pub async fn restore(
         Standing::Missing if dry_run => return Ok(Restored::Absent),
         Standing::Missing => {}
     }
-    store.create(name, &kept.text).await.map_err(|error| match error {
+    store.put_back(name, &kept.text).await.map_err(|error| match error {
         Error::Exists => Cause::KeyReplaced
             .seen(format!("{} refused the key '{name}': something is, or was, stored under its name", store.describe()))
             .fix("nothing was overwritten; undelete what was there, or remove its metadata (`bao kv metadata delete`) once you know that it is not needed, and restore again"),
@@ -179,7 +202,11 @@ fn unusable(path: &Path, why: impl std::fmt::Display) -> Finding {
 // === impl Kept ===
 
 impl Kept {
-    fn of(name: &Name, text: Secret, place: &str) -> Result<Self, Finding> {
+    /// A stored text that was found at a place, parsed and tried.
+    ///
+    /// # Errors
+    /// When it is no key, or does not open what it seals.
+    pub fn of(name: &Name, text: Secret, place: &str) -> Result<Self, Finding> {
         let version = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
             Cause::KeyMalformed.seen(format!("the key '{name}' in {place} cannot be used: {error}"))
         })?;

@@ -7,6 +7,7 @@ mod dev;
 mod doctor;
 mod evidence;
 mod first;
+mod forget;
 mod health;
 mod identity;
 mod key;

@@ -4,6 +4,7 @@
 
 pub mod kes_yaml;
 mod login;
+mod memory;
 pub mod minio_env;
 mod parse;
 mod pod;
@@ -17,16 +18,15 @@ use crate::{
     identity::{ApiKey, Identity},
     kes, kes_client, keystore, kubernetes,
     names::Name,
-    offline,
     s3::Sse,
     secret::Secret,
     sse, telemetry, tls, vault, verifier,
 };
 use login::login;
+pub use memory::{MemorySettings, StateDir};
 use minio_env::MinioEnv;
 use parse::Reader;
-pub use safety::PinSettings;
-use safety::{limits, makeable, offline_settings, one_of, pin_settings};
+use safety::{limits, makeable, one_of};
 use std::{
     ffi::OsString,
     fmt,
@@ -54,8 +54,7 @@ pub struct Settings {
     pub policies: kes::policy::Policies,
     pub verifier: verifier::Config,
     pub minio: Minio,
-    pub pins: PinSettings,
-    pub offline: Option<offline::Config>,
+    pub memory: MemorySettings,
     pub drives: Vec<String>,
     pub exit_on_lost: bool,
     pub drain_timeout: Duration,
@@ -140,13 +139,14 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
     let interval = reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300));
     let minio_env = reader.minio_env();
     let key = reader.key_name(inputs.key, &minio_env, demands_key);
+    let run_dir = reader.path("KESWARDEN_RUN_DIR").unwrap_or_else(|| "/run/keswarden".into());
     let settings = Settings {
         log: reader.parsed("KESWARDEN_LOG").unwrap_or_default(),
         log_format,
         store: store(&mut reader, file_store, &minio_env),
         create: create(&mut reader),
         gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
-        run_dir: reader.path("KESWARDEN_RUN_DIR").unwrap_or_else(|| "/run/keswarden".into()),
+        run_dir: run_dir.clone(),
         tls_names: tls_names(&mut reader),
         address: reader.parsed("KESWARDEN_ADDR").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7373))),
         admin_address: reader.parsed("KESWARDEN_ADMIN_ADDR").unwrap_or(everywhere(7374)),
@@ -155,8 +155,7 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
         policies: file_policies,
         verifier: verifier::Config { interval },
         minio: minio(&mut reader, minio_env, &key),
-        pins: pin_settings(&mut reader),
-        offline: offline_settings(&mut reader),
+        memory: memory::of_agent(&mut reader, &run_dir, inputs.config),
         drives: reader.list("KESWARDEN_DRIVES"),
         exit_on_lost: one_of(&mut reader, "KESWARDEN_GATE_ON_LOST", ["wait", "exit"]) == "exit",
         drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
@@ -354,7 +353,7 @@ impl Settings {
             keys: vec![self.key.clone()],
             create: self.create,
             maker: "keswarden".to_owned(),
-            pins: crate::pins::Pins::off(),
+            memory: gate::Memory::default(),
             exit_on_lost: self.exit_on_lost,
             drives: self.drives.clone(),
             copy: None,

@@ -4,10 +4,13 @@
 //! lost there; `keys` tells what is at hand.
 
 use crate::{
+    cause::Cause,
     keyring::Keyring,
+    known::{Kind, Known, Says, Witness, shell_word},
     names::Name,
     shutdown::{Drain, Ended},
 };
+use async_trait::async_trait;
 use std::{
     fs::{self, DirBuilder, Permissions},
     io,
@@ -18,6 +21,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
+    sync::watch,
 };
 
 /// Where the socket is, below the run directory.
@@ -25,14 +29,86 @@ const SOCKET: &str = "agent/control.sock";
 /// A request is a short line, and is there at once.
 const MAX_LINE: u64 = 256;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a look at what the agent holds may take.
+const LOOK: Duration = Duration::from_secs(5);
+/// A longer list of keys is cut.
+const MAX_REPLY: u64 = 1 << 20;
 
 /// The socket of an agent with this run directory.
 pub fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join(SOCKET)
 }
 
+/// One question to an agent, and its answer.
+///
+/// # Errors
+/// When nobody listens, as where no agent runs, or the answer does not come in time.
+pub async fn ask(run_dir: &Path, question: &str) -> io::Result<String> {
+    let asked = async {
+        let mut stream = UnixStream::connect(socket(run_dir)).await?;
+        stream.write_all(format!("{question}\n").as_bytes()).await?;
+        let mut reply = String::new();
+        stream.take(MAX_REPLY).read_to_string(&mut reply).await?;
+        Ok(reply.trim_end().to_owned())
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// The agent of a run directory as a witness, while one runs.
+pub struct AgentWitness(pub PathBuf);
+
+#[async_trait]
+impl Witness for AgentWitness {
+    fn kind(&self) -> Kind {
+        Kind::Agent
+    }
+
+    fn place(&self) -> String {
+        format!("the running agent of {}", self.0.display())
+    }
+
+    fn gives_back(&self, name: &Name) -> Option<String> {
+        let dir = shell_word(&self.0.display().to_string());
+        Some(format!(
+            "put it back from the agent, which holds it: `keswarden key rescue {name} --run-dir {dir} --yes`"
+        ))
+    }
+
+    async fn says(&self, name: &Name) -> Option<Says> {
+        let keys = match tokio::time::timeout(LOOK, ask(&self.0, "keys")).await {
+            Ok(Ok(keys)) => keys,
+            // What a killed agent has left is no agent.
+            Ok(Err(error))
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
+                return None;
+            }
+            Ok(Err(error)) => return Some(self.silent(&error)),
+            Err(_) => return Some(self.silent(&io::ErrorKind::TimedOut.into())),
+        };
+        let held = keys.split("; ").find_map(|key| key.strip_prefix(name.as_str())?.strip_prefix(' '));
+        let fingerprint = held.and_then(|held| held.split(' ').next());
+        Some(fingerprint.map_or(Says::New, |fingerprint| {
+            Says::Known(vec![Known::Fingerprint(fingerprint.to_owned(), "in use there".to_owned())])
+        }))
+    }
+}
+
+// === impl AgentWitness ===
+
+impl AgentWitness {
+    fn silent(&self, error: &io::Error) -> Says {
+        let seen = format!("{}, by its control socket: {error}", self.place());
+        Says::CannotTell(
+            Cause::MemoryUnusable
+                .seen(seen)
+                .fix("run this as the agent's user, on its host or in its container"),
+        )
+    }
+}
+
 /// Answers until the drain.
-pub async fn serve(run_dir: PathBuf, keyring: Keyring, mut drain: Drain) -> Ended {
+pub async fn serve(run_dir: PathBuf, keyring: watch::Receiver<Keyring>, mut drain: Drain) -> Ended {
     let listener = match listen(&socket(&run_dir)) {
         Ok(listener) => listener,
         Err(error) => {
@@ -49,6 +125,7 @@ pub async fn serve(run_dir: PathBuf, keyring: Keyring, mut drain: Drain) -> Ende
             continue;
         };
         // One at a time: it is a person who asks.
+        let keyring = keyring.borrow().clone();
         let answered = tokio::time::timeout(PATIENCE, answer(stream, &keyring));
         if let Some(Ok(Err(error))) = drain.or(answered).await {
             tracing::debug!("a request on the control socket failed: {error}");

@@ -30,6 +30,8 @@ pub enum Scheme {
     SseKms,
     /// MinIO's own configuration.
     Config,
+    /// MinIO's own users, groups, policies and service accounts.
+    Iam,
 }
 
 /// One sealed data key, as MinIO would ask KES to open it. Ordered by time.
@@ -40,6 +42,8 @@ pub struct Record {
     pub scheme: Scheme,
     pub ciphertext: Vec<u8>,
     pub context: Vec<u8>,
+    /// What earlier versions of MinIO sealed the same file for.
+    pub legacy_context: Option<Vec<u8>>,
 }
 
 /// What was seen of one key: the oldest records and the newest, each by time. They are the same ones when there are few.
@@ -47,6 +51,8 @@ pub struct Record {
 pub struct Records {
     pub oldest: BTreeSet<Record>,
     pub newest: BTreeSet<Record>,
+    /// Those of MinIO's own files, which prove most: none is left out for an object.
+    pub own: BTreeSet<Record>,
     pub schemes: BTreeSet<Scheme>,
     /// How many there were in all.
     pub seen: u64,
@@ -62,6 +68,8 @@ pub struct Tally {
     pub skipped: u64,
     /// Versions that are encrypted in a way this program does not know.
     pub unknown: u64,
+    /// Sealed files of MinIO's own whose key is named on another drive: there is evidence, and it was not looked at.
+    pub unseen: u64,
 }
 
 /// What the drives say.
@@ -120,6 +128,8 @@ pub struct Finding {
 
 /// How many of the oldest records are kept for each key, and of the newest.
 const KEPT: usize = 8;
+/// How many records of MinIO's own files are kept for each key.
+const KEPT_OWN: usize = 32;
 /// Fewer failures than this prove nothing: what was renamed or replicated may be sealed for another place.
 const PROOF: usize = 3;
 /// A drive that names more keys is not MinIO's work: what is beyond is skipped.
@@ -131,10 +141,14 @@ pub fn judge(samples: &Samples, mut open: impl FnMut(&str, &[u8], &[u8]) -> Open
         let tried: Vec<_> = records
             .each()
             .into_iter()
-            .map(|record| Tried {
-                mtime: record.mtime,
-                context: &record.context,
-                opened: open(key, &record.ciphertext, &record.context),
+            .map(|record| {
+                let mut opened = Opened::No;
+                for context in record.contexts() {
+                    if opened == Opened::No {
+                        opened = open(key, &record.ciphertext, context);
+                    }
+                }
+                Tried { mtime: record.mtime, scheme: record.scheme, context: &record.context, opened }
             })
             .collect();
         let count = |wanted| tried.iter().filter(|tried| tried.opened == wanted).count();
@@ -144,8 +158,8 @@ pub fn judge(samples: &Samples, mut open: impl FnMut(&str, &[u8], &[u8]) -> Open
             records: records.seen,
             opened: count(Opened::Yes),
             failed: count(Opened::No),
-            oldest: records.oldest.first().map(|record| record.mtime),
-            newest: records.newest.last().map(|record| record.mtime),
+            oldest: records.each().iter().map(|record| record.mtime).min(),
+            newest: records.each().iter().map(|record| record.mtime).max(),
             verdict: verdict(&tried),
         }
     };
@@ -155,6 +169,7 @@ pub fn judge(samples: &Samples, mut open: impl FnMut(&str, &[u8], &[u8]) -> Open
 /// A record that was tried.
 struct Tried<'a> {
     mtime: i64,
+    scheme: Scheme,
     /// The versions of one object have one context: they prove no more than one.
     context: &'a [u8],
     opened: Opened,
@@ -171,10 +186,14 @@ fn verdict(tried: &[Tried<'_>]) -> Verdict {
         return Verdict::MissingKey;
     }
     let (good, bad) = (times(Opened::Yes), times(Opened::No));
-    let failed = tried.iter().filter(|tried| tried.opened == Opened::No).map(|tried| tried.context);
-    match (good.len(), failed.collect::<BTreeSet<_>>().len()) {
+    let failed: Vec<_> = tried.iter().filter(|tried| tried.opened == Opened::No).collect();
+    // Only the default key of this very deployment can have sealed MinIO's own files, and nobody moves them.
+    let is_proof = |scheme| failed.iter().any(|tried| tried.scheme == scheme);
+    match (good.len(), failed.iter().map(|tried| tried.context).collect::<BTreeSet<_>>().len()) {
         (0, 0) => Verdict::NoEvidence,
         (_, 0) => Verdict::Opens,
+        (0, _) if is_proof(Scheme::Config) || is_proof(Scheme::Iam) => Verdict::NoneOpen,
+        (1.., _) if is_proof(Scheme::Config) => Verdict::Mixed,
         (0, failed) if failed >= PROOF => Verdict::NoneOpen,
         (0, _) => Verdict::TooFew,
         (_, 1) => Verdict::Opens,
@@ -197,7 +216,17 @@ impl fmt::Display for Scheme {
             Self::SseS3 => "SSE-S3",
             Self::SseKms => "SSE-KMS",
             Self::Config => "config",
+            Self::Iam => "IAM",
         })
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    /// What it may be sealed for, the likeliest first.
+    pub fn contexts(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.context.as_slice()).chain(self.legacy_context.as_deref())
     }
 }
 
@@ -206,7 +235,7 @@ impl fmt::Display for Scheme {
 impl Records {
     /// Every record that was kept, once, the oldest first.
     pub fn each(&self) -> BTreeSet<&Record> {
-        self.oldest.iter().chain(&self.newest).collect()
+        self.own.iter().chain(&self.oldest).chain(&self.newest).collect()
     }
 
     fn add(&mut self, record: Record) {
@@ -216,6 +245,12 @@ impl Records {
     }
 
     fn keep(&mut self, record: Record) {
+        if matches!(record.scheme, Scheme::Config | Scheme::Iam) {
+            if self.own.len() < KEPT_OWN || record.scheme == Scheme::Config {
+                self.own.insert(record);
+            }
+            return;
+        }
         let is_old = self.oldest.len() < KEPT || self.oldest.last() > Some(&record);
         let is_new = self.newest.len() < KEPT || self.newest.first() < Some(&record);
         if is_old {
@@ -235,7 +270,7 @@ impl Records {
     fn merge(&mut self, other: Records) {
         self.seen += other.seen;
         self.schemes.extend(other.schemes);
-        other.oldest.into_iter().chain(other.newest).for_each(|record| self.keep(record));
+        other.own.into_iter().chain(other.oldest).chain(other.newest).for_each(|record| self.keep(record));
     }
 }
 
@@ -247,14 +282,15 @@ impl Tally {
         self.bytes += other.bytes;
         self.skipped += other.skipped;
         self.unknown += other.unknown;
+        self.unseen += other.unseen;
     }
 }
 
 // === impl Samples ===
 
 impl Samples {
-    /// Nobody has ever started a MinIO on any of the drives. False when one of them could not be looked at, and when there
-    /// are objects all the same.
+    /// Nobody has ever started a MinIO on any of the drives, and each is a mounted volume. False when one of them could not be looked
+    /// at, and when there are objects all the same.
     pub fn is_new(&self) -> bool {
         let new = self.drives.iter().all(|drive| drive.state == State::New);
         new && !self.drives.is_empty() && self.tally == Tally::default()
@@ -274,18 +310,24 @@ impl Samples {
                 }
             };
             match context::of_object(bucket, object, &sealed.client_context) {
-                Some(context) => self.add(*sealed, scheme, context, version.mtime),
+                Some(context) => self.add(*sealed, scheme, (context, None), version.mtime),
                 None => self.tally.unknown += 1,
             }
         }
     }
 
-    fn add(&mut self, sealed: Sealed, scheme: Scheme, context: Vec<u8>, mtime: i64) {
+    fn add(
+        &mut self,
+        sealed: Sealed,
+        scheme: Scheme,
+        (context, legacy_context): (Vec<u8>, Option<Vec<u8>>),
+        mtime: i64,
+    ) {
         if self.keys.len() >= MAX_KEYS && !self.keys.contains_key(&sealed.key_name) {
             self.tally.unknown += 1;
             return;
         }
-        let record = Record { mtime, scheme, ciphertext: sealed.ciphertext, context };
+        let record = Record { mtime, scheme, ciphertext: sealed.ciphertext, context, legacy_context };
         self.keys.entry(sealed.key_name).or_default().add(record);
     }
 

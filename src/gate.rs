@@ -15,6 +15,7 @@ use crate::{
     exit,
     health::{Guard, Health, Severity},
     keyring::{self, Keyring, KeyringWriter},
+    known::{Commands, Kind, Witnesses},
     metrics::{Registry, States},
     names::Name,
     offline::SealedCopy,
@@ -32,7 +33,8 @@ pub struct Config {
     /// The keys that must be there: the default EK, or those that KES's own file names.
     pub keys: Vec<Name>,
     pub create: Create,
-    pub pins: Pins,
+    /// What is known of keys, and by whom.
+    pub memory: Memory,
     /// The tenant's own drives, paths or patterns; none: nothing is proven by data.
     pub drives: Vec<String>,
     /// There is no key store: KES alone is asked, and the keys are never at hand.
@@ -51,16 +53,28 @@ pub struct Config {
     pub kes: KesSource,
 }
 
+/// Everything that remembers keys here.
+#[derive(Clone, Default)]
+pub struct Memory {
+    pub witnesses: Witnesses,
+    /// Those of the witnesses that are pins: one may be demanded.
+    pub pins: Pins,
+    /// How a person is told to mend it.
+    pub commands: Commands,
+    /// Where keys are remembered for longer than this machine, or pod, runs; nothing when nowhere.
+    pub lasting: Vec<String>,
+}
+
 /// Whether the default EK may be made here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Create {
     /// Somebody else makes it.
     #[default]
     Never,
-    /// Made when nothing shows that the name was ever used: no pin, no trace in the store, no object on the drives, no sealed
-    /// copy; in a store that forgets what is deleted, only with drives that are new.
+    /// Made when no witness knows the name, and each could be asked; in a store that forgets what is deleted, only with drives that are
+    /// new.
     IfNew,
-    /// The same, asked for by a person or a job: the store's word is enough.
+    /// The same, asked for by a person or a job: a store that forgets is no obstacle.
     First,
 }
 
@@ -105,7 +119,10 @@ pub async fn pass(
         let before = clock.now();
         let left = config.deadline.map(|deadline| deadline.saturating_sub(before - waiting.since));
         let failed = match checks.all(&writer, left).await {
-            Ok(()) => break (keyring, writer),
+            Ok(notes) => {
+                say_notes(&notes, health);
+                break (keyring, writer);
+            }
             Err(failed) => failed,
         };
         let waited = waiting.say(&failed, config, &clock, health);
@@ -135,39 +152,47 @@ pub async fn pass(
         "gate_passed",
         format!("the gate passed after {waited}: {what} is there and works"),
     );
-    say_what_is_unpinned(config, &keyring, &metrics, health).await;
+    say_where_keys_are_remembered(config, &keyring, &metrics, health).await;
     guard.done();
     Ok((keyring, writer))
 }
 
-/// Nothing would notice if such a key were another one at the next start: that is said at every start.
-async fn say_what_is_unpinned(config: &Config, keyring: &Keyring, metrics: &Metrics, health: &Health) {
-    if config.pins.mode == pins::Mode::Off {
-        return;
+/// What stops nobody.
+fn say_notes(notes: &[Finding], health: &Health) {
+    for note in notes {
+        tracing::warn!(cause = note.cause.id(), "{note}");
+        health.happened(Severity::Warning, note.cause.id(), format!("{}; fix: {}", note.seen, note.fix));
     }
+}
+
+/// Nothing would notice if a key that nobody remembers were another one at the next start: that is said at every start.
+async fn say_where_keys_are_remembered(
+    config: &Config,
+    keyring: &Keyring,
+    metrics: &Metrics,
+    health: &Health,
+) {
+    let memory = &config.memory;
     for name in &config.keys {
-        let pinned = match config.pins.of(name).await {
-            Ok(pin) => pin.is_some(),
-            Err(finding) => {
-                tracing::warn!(
-                    cause = finding.cause.id(),
-                    "whether the key '{name}' has a pin is not known: {finding}"
-                );
-                continue;
-            }
-        };
-        metrics.pinned.with_label_values(&[name.as_str()]).set(i64::from(pinned));
-        if let (false, Some(held)) = (pinned, keyring.held(name.as_str())) {
-            tracing::warn!(
-                cause = Cause::KeyUnpinned.id(),
-                "the key '{name}', fingerprint {}, has no pin: nobody would notice if it were another one at the next \
-                 start; once you know that it is the right one: `keswarden key pin {name}`, or KESWARDEN_PINS={name}={}",
-                held.fingerprint,
-                held.fingerprint
-            );
-            let says = format!("the key '{name}', fingerprint {}, has no pin", held.fingerprint);
-            health.happened(Severity::Warning, Cause::KeyUnpinned.id(), says);
+        let Some(held) = keyring.held(name.as_str()) else { continue };
+        let statements = memory.witnesses.ask(name).await;
+        let is_pinned = pins::is_pinned(&statements, &held.fingerprint);
+        metrics.pinned.with_label_values(&[name.as_str()]).set(i64::from(is_pinned));
+        let knows = |kind| statements.iter().any(|one| one.kind == kind && one.knows(&held.fingerprint));
+        let lasts = is_pinned || knows(Kind::Copy) || (knows(Kind::Ledger) && !memory.lasting.is_empty());
+        if lasts || memory.mode() == pins::Mode::Off {
+            continue;
         }
+        let seen = format!(
+            "the key '{name}', fingerprint {}, is remembered in nothing that outlives this machine's next start, or this pod: nobody \
+             would notice then if it were another one",
+            held.fingerprint
+        );
+        let finding = Cause::KeyUnpinned.seen(seen).fix(format!(
+            "set KESWARDEN_STATE_DIR to a directory that lasts, or KESWARDEN_PIN_KV, or KESWARDEN_PINS={name}={}",
+            held.fingerprint
+        ));
+        say_notes(&[finding], health);
     }
 }
 
@@ -180,7 +205,10 @@ pub async fn attempt(
 ) -> Result<(Keyring, KeyringWriter), Finding> {
     let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
     let checks = Checks::new(config, store, clock);
-    checks.all(&writer, None).await.map_err(|failed| failed.finding)?;
+    let notes = checks.all(&writer, None).await.map_err(|failed| failed.finding)?;
+    for note in notes {
+        tracing::warn!(cause = note.cause.id(), "{note}");
+    }
     Ok((keyring, writer))
 }
 
@@ -192,7 +220,7 @@ pub async fn examine(
     clock: Clock,
 ) -> Vec<Row> {
     let (_, writer) = keyring::new(store.clone(), registry, clock.clone());
-    let checks = Checks { only_looks: true, ..Checks::new(config, store, clock) };
+    let checks = Checks::new(config, store, clock).only_looking();
     checks.each(&writer, None).await
 }
 
@@ -257,6 +285,14 @@ impl Waiting {
             self.said.insert(finding.cause, (finding.seen.clone(), now));
         }
         waited
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    pub fn mode(&self) -> pins::Mode {
+        self.pins.mode
     }
 }
 

@@ -43,6 +43,7 @@ pub mod pins;
 pub mod crypto;
 pub mod evidence;
 pub mod kes_client;
+pub mod known;
 pub mod kubernetes;
 pub mod s3;
 pub mod store;

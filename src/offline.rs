@@ -7,17 +7,23 @@
 //! It is written whole or not at all, after every verification that found a key well, and counts until its `not_after`; each
 //! key counts from its own last verification. It cannot know whether it is the newest: somebody who puts an older one in its
 //! place goes unseen until that one's end.
+//!
+//! A copy belongs to the key store that it was sealed from. It never loses a key that it has: one whose time is over is kept and no longer
+//! served, and another key under its name goes beside it, not over it. `key rescue --from-copy` gives any of them back.
 
 use crate::{
+    blocking::Blocking,
     cause::{Cause, Finding},
     clock::{self, Clock},
     crypto::key_version::KeyVersion,
     keyring::Held,
+    known::{Commands, Kind, Known, Says, Witness, is_same},
     names::Name,
     secret::{self, Secret},
     tls::mint,
 };
 use aes_gcm::{Aes256Gcm, KeyInit, aead::AeadInOut};
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,8 +48,25 @@ pub struct Config {
 pub struct SealedCopy {
     config: Config,
     clock: Clock,
+    /// The key store that it is of, in words: the same words are the same store.
+    origin: Mutex<String>,
     /// What this process had at hand when it last sealed: of these, what is no longer at hand was deleted.
     sealed: Mutex<BTreeSet<String>>,
+}
+
+/// The copy as a witness: what it knows, it knows however old it is.
+pub struct CopyWitness {
+    copy: Arc<SealedCopy>,
+    commands: Commands,
+    blocking: Blocking,
+}
+
+/// A key that a copy has, whether or not it still counts.
+pub struct Copied {
+    pub version: KeyVersion,
+    pub fingerprint: String,
+    /// Another key of the name is the one that counts.
+    pub former: bool,
 }
 
 /// What a copy held.
@@ -53,6 +76,8 @@ pub struct Opened {
     pub age: Duration,
     /// Where the keys came from, in words.
     pub origin: String,
+    /// That is the key store of this process.
+    pub is_ours: bool,
 }
 
 /// A key of a copy.
@@ -79,6 +104,9 @@ struct Content {
     /// Those that the store had lost.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     lost: BTreeSet<String>,
+    /// Other keys of these names, that were here before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    former: BTreeMap<String, Vec<Zeroizing<String>>>,
 }
 
 const FILE: &str = "keys.sealed";
@@ -115,8 +143,23 @@ pub fn stands_in_for(cause: Cause) -> bool {
 // === impl SealedCopy ===
 
 impl SealedCopy {
-    pub fn new(config: Config, clock: Clock) -> Self {
-        Self { config, clock, sealed: Mutex::default() }
+    /// Of the keys of `origin`.
+    pub fn new(config: Config, origin: String, clock: Clock) -> Self {
+        Self { config, clock, origin: Mutex::new(origin), sealed: Mutex::default() }
+    }
+
+    /// The keys are in another store from now on, which has every one of them.
+    pub fn moves_to(&self, origin: String) {
+        *self.origin.lock().unwrap_or_else(PoisonError::into_inner) = origin;
+    }
+
+    fn origin(&self) -> String {
+        self.origin.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Which one it is, for people.
+    pub fn place(&self) -> String {
+        format!("the sealed copy {}", self.path().display())
     }
 
     fn path(&self) -> PathBuf {
@@ -127,41 +170,52 @@ impl SealedCopy {
         Cause::CopyUnusable.seen(format!("the sealed copy {}: {why}", self.path().display()))
     }
 
-    /// Seals these keys in place of what was there, each for as long as its own last verification counts: one that fails must not
-    /// cost the others their copy. What the copy before had, and nobody has used since this process started, is kept for as long
-    /// as it counts: a restart must not shrink the copy to the keys of its first minute.
-    pub fn save<'a>(
-        &self,
-        keys: impl Iterator<Item = (&'a Name, &'a Held)>,
-        origin: &str,
-    ) -> Result<(), Finding> {
+    /// Seals these keys, each for as long as its own last verification counts: one that fails must not cost the others their copy. What
+    /// the copy had before, and nobody has used since this process started, stays: a restart must not shrink the copy to the keys of
+    /// its first minute.
+    ///
+    /// # Errors
+    /// When the copy there is another store's, or it cannot be written: what was there stays.
+    pub fn save<'a>(&self, keys: impl Iterator<Item = (&'a Name, &'a Held)>) -> Result<(), Finding> {
         let now = clock::unix(self.clock.wall()) as u64;
         let mut content = Content {
-            origin: origin.to_owned(),
+            origin: self.origin(),
             sealed_at: now,
             not_after: now + self.config.max_age.as_secs(),
             keys: BTreeMap::new(),
             since: BTreeMap::new(),
             lost: BTreeSet::new(),
+            former: BTreeMap::new(),
         };
-        let mut at_hand = BTreeSet::new();
         for (name, held) in keys {
-            at_hand.insert(name.to_string());
             let age = self.clock.boot().saturating_sub(held.verified);
-            if age <= self.config.max_age {
-                let text = Zeroizing::new(held.version.to_text().expose().to_owned());
-                content.keys.insert(name.to_string(), text);
-                content.since.insert(name.to_string(), now.saturating_sub(age.as_secs()));
-                if held.lost {
-                    content.lost.insert(name.to_string());
-                }
+            let text = Zeroizing::new(held.version.to_text().expose().to_owned());
+            content.keys.insert(name.to_string(), text);
+            content.since.insert(name.to_string(), now.saturating_sub(age.as_secs()));
+            if held.lost {
+                content.lost.insert(name.to_string());
             }
         }
-        self.keep_former(&mut content, &at_hand, now);
+        let at_hand: BTreeSet<_> = content.keys.keys().cloned().collect();
+        match self.read() {
+            Ok(before) => self.keep(&mut content, before)?,
+            Err(Unread::Absent) => {}
+            Err(Unread::Failed(finding)) => {
+                // Without the wrapping key nothing could be written in its place.
+                self.cipher(&[0; SALT])?;
+                self.move_aside(now, &finding)?;
+            }
+        }
         if content.keys.is_empty() {
             return Ok(());
         }
-        let mut sealed = encode(&content);
+        self.write(&content)?;
+        *self.sealed.lock().unwrap_or_else(PoisonError::into_inner) = at_hand;
+        Ok(())
+    }
+
+    fn write(&self, content: &Content) -> Result<(), Finding> {
+        let mut sealed = encode(content);
         let mut head = [0; SALT + NONCE];
         secret::fill_random(&mut head);
         let (salt, nonce) = head.split_at(SALT);
@@ -172,30 +226,63 @@ impl SealedCopy {
             .map_err(|_| self.unusable("it is too large"))?;
         let bytes = [FIRST_LINE, &head, &sealed].concat();
         std::fs::create_dir_all(&self.config.dir).map_err(|error| self.unusable(error))?;
-        mint::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))?;
-        *self.sealed.lock().unwrap_or_else(PoisonError::into_inner) = at_hand;
+        mint::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))
+    }
+
+    /// Keeps what the copy before had: keys that are not at hand, and other keys of the names that are.
+    fn keep(&self, content: &mut Content, before: Content) -> Result<(), Finding> {
+        let is_its = |name: &String, text: &Zeroizing<String>| {
+            content.keys.get(name).map(|ours| fingerprint(ours) == fingerprint(text))
+        };
+        let agree: Vec<_> = before.keys.iter().filter_map(|(name, text)| is_its(name, text)).collect();
+        if before.origin != content.origin && (agree.contains(&false) || !agree.contains(&true)) {
+            return Err(self.is_anothers(&before.origin, &content.origin));
+        }
+        let sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, texts) in before.former {
+            content.former.entry(name).or_default().extend(texts);
+        }
+        for (name, text) in before.keys {
+            match content.keys.get(&name) {
+                Some(ours) if fingerprint(ours) == fingerprint(&text) => {}
+                Some(_) => content.former.entry(name).or_default().push(text),
+                // It was at hand here, and is no longer: somebody deleted it.
+                None if sealed.contains(&name) => {}
+                None => {
+                    let since = before.since.get(&name).copied().unwrap_or(before.sealed_at);
+                    content.since.insert(name.clone(), since);
+                    if before.lost.contains(&name) {
+                        content.lost.insert(name.clone());
+                    }
+                    content.keys.insert(name, text);
+                }
+            }
+        }
         Ok(())
     }
 
-    fn keep_former(&self, content: &mut Content, at_hand: &BTreeSet<String>, now: u64) {
-        let Ok(former) = self.read() else { return };
-        let sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, text) in former.keys {
-            let since = former.since.get(&name).copied().unwrap_or(former.sealed_at);
-            let counts = since <= now && now <= since + self.config.max_age.as_secs();
-            if counts && !at_hand.contains(&name) && !sealed.contains(&name) {
-                content.since.insert(name.clone(), since);
-                if former.lost.contains(&name) {
-                    content.lost.insert(name.clone());
-                }
-                content.keys.insert(name, text);
-            }
-        }
+    fn is_anothers(&self, theirs: &str, ours: &str) -> Finding {
+        self.unusable(format!("it is of {theirs}, and the key store here is {ours}")).fix(
+            "give each key store a copy of its own: set KESWARDEN_OFFLINE_DIR to another directory; if the key store has only moved, the \
+             copy is taken over once both have a key of the same name and fingerprint",
+        )
+    }
+
+    /// What cannot be opened may hold the last of a key: it makes room, and stays.
+    fn move_aside(&self, now: u64, why: &Finding) -> Result<(), Finding> {
+        let aside = self.config.dir.join(format!("{FILE}.{now}"));
+        std::fs::rename(self.path(), &aside).map_err(|error| self.unusable(error))?;
+        tracing::error!(
+            cause = why.cause.id(),
+            "the sealed copy that was there is kept as {}: {why}",
+            aside.display()
+        );
+        Ok(())
     }
 
     /// Opens the copy, when there is one that counts.
     pub fn open(&self) -> Result<Opened, Finding> {
-        let content = self.read()?;
+        let content = self.read().map_err(|unread| unread.finding(self))?;
         let now = clock::unix(self.clock.wall()) as u64;
         if now > content.not_after {
             let ago = clock::human(Duration::from_secs(now - content.not_after));
@@ -214,7 +301,8 @@ impl SealedCopy {
             let version = KeyVersion::parse(text.as_bytes()).map_err(|error| self.unusable(error))?;
             keys.push(Kept { name, version: Arc::new(version), age, lost });
         }
-        Ok(Opened { keys, age: self.age(content.sealed_at, now), origin: content.origin.clone() })
+        let is_ours = content.origin == self.origin();
+        Ok(Opened { keys, age: self.age(content.sealed_at, now), origin: content.origin.clone(), is_ours })
     }
 
     /// How long ago that was. A clock that was set back makes nothing fresh.
@@ -225,21 +313,58 @@ impl SealedCopy {
         }
     }
 
-    /// Whether a copy has this key, however old it is. One that cannot be opened may have it: that is an error.
-    pub fn has(&self, name: &Name) -> Result<bool, Finding> {
-        match self.path().try_exists() {
-            Ok(false) => Ok(false),
-            Ok(true) => Ok(self.read()?.keys.contains_key(name.as_str())),
-            Err(error) => Err(self.unusable(error)),
-        }
+    /// Every key of a name that the copy has, however old it is, and the store that it is of. Nothing when there is no copy.
+    ///
+    /// # Errors
+    /// When there is a copy that cannot be opened: it may have the key.
+    pub fn keys_of(&self, name: &Name) -> Result<Option<(String, Vec<Copied>)>, Finding> {
+        let content = match self.read() {
+            Ok(content) => content,
+            Err(Unread::Absent) => return Ok(None),
+            Err(Unread::Failed(finding)) => return Err(finding),
+        };
+        let now = content.keys.get(name.as_str()).map(|text| (text, false));
+        let former = content.former.get(name.as_str()).into_iter().flatten().map(|text| (text, true));
+        let keys = now.into_iter().chain(former).map(|(text, former)| {
+            let version = KeyVersion::parse(text.as_bytes()).map_err(|error| self.unusable(error))?;
+            let fingerprint = version.key.fingerprint();
+            Ok(Copied { version, fingerprint, former })
+        });
+        Ok(Some((content.origin.clone(), keys.collect::<Result<_, Finding>>()?)))
     }
 
-    fn read(&self) -> Result<Content, Finding> {
-        use std::io::Read;
+    /// The key `was` no longer counts for its name: it stays in the copy as a former one.
+    fn forget(&self, name: &Name, was: &str) -> Result<(), Finding> {
+        let mut content = match self.read() {
+            Ok(content) => content,
+            Err(Unread::Absent) => return Ok(()),
+            Err(Unread::Failed(finding)) => return Err(finding),
+        };
+        let Some(text) = content.keys.get(name.as_str()) else { return Ok(()) };
+        if !fingerprint(text).is_some_and(|fingerprint| is_same(was, &fingerprint)) {
+            return Ok(());
+        }
+        let text = content.keys.remove(name.as_str()).expect("a key that was looked at must be there");
+        content.former.entry(name.to_string()).or_default().push(text);
+        content.since.remove(name.as_str());
+        content.lost.remove(name.as_str());
+        self.write(&content)
+    }
+
+    fn read(&self) -> Result<Content, Unread> {
+        use std::io::{ErrorKind, Read};
         let mut bytes = Zeroizing::new(Vec::new());
-        std::fs::File::open(self.path())
-            .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
-            .map_err(|error| self.unusable(error))?;
+        let read =
+            std::fs::File::open(self.path()).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(Unread::Absent),
+            Err(error) => return Err(Unread::Failed(self.unusable(error))),
+        }
+        self.decode(&bytes).map_err(Unread::Failed)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Content, Finding> {
         let whole = bytes.strip_prefix(FIRST_LINE).and_then(|rest| rest.split_at_checked(SALT + NONCE));
         let (head, sealed) = whole.ok_or_else(|| self.unusable("it is no sealed copy of this version"))?;
         let (salt, nonce) = head.split_at(SALT);
@@ -274,9 +399,84 @@ impl SealedCopy {
     }
 }
 
+/// Why there is nothing of a copy.
+enum Unread {
+    /// There is none.
+    Absent,
+    Failed(Finding),
+}
+
+// === impl Unread ===
+
+impl Unread {
+    fn finding(self, copy: &SealedCopy) -> Finding {
+        match self {
+            Self::Absent => copy.unusable("there is none"),
+            Self::Failed(finding) => finding,
+        }
+    }
+}
+
+// === impl CopyWitness ===
+
+impl CopyWitness {
+    pub fn new(copy: Arc<SealedCopy>, commands: Commands) -> Self {
+        Self { copy, commands, blocking: Blocking::default() }
+    }
+}
+
+#[async_trait]
+impl Witness for CopyWitness {
+    fn kind(&self) -> Kind {
+        Kind::Copy
+    }
+
+    fn place(&self) -> String {
+        self.copy.place()
+    }
+
+    fn gives_back(&self, name: &Name) -> Option<String> {
+        let command = self.commands.of(&format!("key rescue {name} --from-copy --yes"));
+        Some(format!("put it back from the sealed copy, which has it: `{command}`"))
+    }
+
+    /// A copy of another store knows nothing of this one, and has somebody's key of the name all the same.
+    async fn says(&self, name: &Name) -> Option<Says> {
+        let (copy, wanted) = (self.copy.clone(), name.clone());
+        let looked = self.blocking.run(move || copy.keys_of(&wanted)).await;
+        let looked = looked.unwrap_or_else(|hangs| Err(Cause::CopyUnusable.seen(hangs.to_string())));
+        Some(match looked {
+            Err(finding) => Says::CannotTell(finding),
+            Ok(None) => return None,
+            Ok(Some((origin, _))) if origin != self.copy.origin() => {
+                Says::CannotTell(self.copy.is_anothers(&origin, &self.copy.origin()))
+            }
+            Ok(Some((_, keys))) => {
+                let current = keys.into_iter().filter(|key| !key.former);
+                let current: Vec<_> =
+                    current.map(|key| Known::Fingerprint(key.fingerprint, String::new())).collect();
+                if current.is_empty() { Says::New } else { Says::Known(current) }
+            }
+        })
+    }
+
+    async fn forget(&self, name: &Name, was: &str, _: Option<&str>) -> Result<(), Finding> {
+        let (copy, name, was) = (self.copy.clone(), name.clone(), was.to_owned());
+        let done = self.blocking.run(move || copy.forget(&name, &was)).await;
+        done.unwrap_or_else(|hangs| Err(Cause::CopyUnusable.seen(hangs.to_string())))
+    }
+}
+
+/// Of a stored text; nothing when it is no key.
+fn fingerprint(text: &Zeroizing<String>) -> Option<String> {
+    KeyVersion::parse(text.as_bytes()).ok().map(|version| version.key.fingerprint())
+}
+
 /// Into one buffer that is large enough from the start: one that grows leaves copies behind.
 fn encode(content: &Content) -> Zeroizing<Vec<u8>> {
-    let texts: usize = content.keys.iter().map(|(name, text)| name.len() * 2 + text.len() + 64).sum();
+    let former = content.former.iter().flat_map(|(name, texts)| texts.iter().map(move |text| (name, text)));
+    let texts: usize =
+        content.keys.iter().chain(former).map(|(name, text)| name.len() * 2 + text.len() + 64).sum();
     let mut bytes = Zeroizing::new(Vec::with_capacity(texts + content.origin.len() * 2 + 1024));
     serde_json::to_writer(&mut *bytes, content).expect("texts must encode");
     bytes

@@ -21,6 +21,17 @@ pub enum Error {
     Failed(Finding),
 }
 
+/// What a store remembers of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// Something is, or was, stored under it.
+    Was,
+    /// Nothing ever was.
+    New,
+    /// Nothing is, and what was deleted leaves no trace here: proof of nothing. Why, in words.
+    Forgets(&'static str),
+}
+
 /// Where keys are kept: opaque text by name. The text is what KES writes.
 #[async_trait]
 pub trait KeyStore: Send + Sync + 'static {
@@ -33,8 +44,8 @@ pub trait KeyStore: Send + Sync + 'static {
     /// The stored text of a key.
     async fn get(&self, name: &Name) -> Result<Secret, Error>;
 
-    /// Whether anything shows that a key of this name was ever there.
-    async fn has_trace(&self, name: &Name) -> Result<bool, Finding>;
+    /// Whether anything in the store shows that a key of this name was ever there.
+    async fn history(&self, name: &Name) -> Result<History, Finding>;
 
     /// Creates a key that does not exist, and reads it back: on success every later reader gets `text`.
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error>;
@@ -42,14 +53,14 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Puts a key in the place of another one, for good: for somebody who said so.
     async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error>;
 
+    /// Puts a key back that was in use before: as `create`, for bytes that somebody has kept.
+    async fn put_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        self.create(name, text).await
+    }
+
     /// Whether this is the key that it must be, as far as anybody knows; what is not is never used.
     async fn vouch(&self, _name: &Name, _fingerprint: &str) -> Result<(), Finding> {
         Ok(())
-    }
-
-    /// A deleted key leaves no trace here, so nothing shows that a name is new.
-    async fn forgets(&self) -> Result<bool, Finding> {
-        Ok(false)
     }
 
     /// Something about a key that is well for now, and that a person must know of.
@@ -78,8 +89,8 @@ pub trait KeyStore: Send + Sync + 'static {
     /// The names of all keys, in no order.
     async fn list(&self) -> Result<Vec<String>, Finding>;
 
-    /// The command that makes, or brings back, a key by hand; for error messages.
-    fn how_to_create(&self, name: &Name) -> String;
+    /// The command by which a person moves what is stored under a name out of the way, without losing it; for error messages.
+    fn how_to_set_aside(&self, name: &Name) -> String;
 
     /// Keeps credentials alive; runs until it is dropped.
     async fn keep(&self) {

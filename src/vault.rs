@@ -166,6 +166,11 @@ impl Client {
         &self.config.address
     }
 
+    /// That of the keys, when there is one.
+    pub fn namespace(&self) -> Option<&str> {
+        self.config.namespace.as_deref()
+    }
+
     fn observe(&self, asked: &Asked<'_>, begun: Instant, answer: &Result<Answer, transport::Failure>) {
         let code = answer.as_ref().map_or_else(|_| "none".to_owned(), |answer| answer.status.to_string());
         let elapsed = (self.clock.now() - begun).as_secs_f64();

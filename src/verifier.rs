@@ -31,7 +31,7 @@ pub struct Verifier {
     keyring: watch::Receiver<Keyring>,
     health: Health,
     /// Sealed anew after every verification that found a key well.
-    copy: Option<(Arc<SealedCopy>, String)>,
+    copy: Option<Arc<SealedCopy>>,
     sealed: Gauge,
     /// It was not, the last time.
     copy_waits: bool,
@@ -80,9 +80,9 @@ impl Verifier {
         }
     }
 
-    /// The same with a sealed copy, of keys that are from `origin`.
-    pub fn with_copy(self, copy: Option<Arc<SealedCopy>>, origin: String) -> Self {
-        Self { copy: copy.map(|copy| (copy, origin)), ..self }
+    /// The same with a sealed copy.
+    pub fn with_copy(self, copy: Option<Arc<SealedCopy>>) -> Self {
+        Self { copy, ..self }
     }
 
     /// The same with the time of the last drill of a backup among the metrics.
@@ -102,7 +102,7 @@ impl Verifier {
 
     /// On a thread of its own: the disk may hang. No result at all is no proof of anything.
     async fn seal_copy(&mut self, results: &[Verified], keyring: &Keyring, clock: &Clock) {
-        let Some((copy, origin)) = self.copy.clone() else { return };
+        let Some(copy) = self.copy.clone() else { return };
         if results.iter().all(|verified| verified.result.is_err()) {
             if !results.is_empty() && !self.copy_waits {
                 self.copy_waits = true;
@@ -112,7 +112,7 @@ impl Verifier {
         }
         self.copy_waits = false;
         let keys = keyring.all();
-        let save = move || copy.save(keys.iter().map(|(name, held)| (name, &**held)), &origin);
+        let save = move || copy.save(keys.iter().map(|(name, held)| (name, &**held)));
         match self.blocking.run(save).await {
             Ok(Ok(())) => self.sealed.set(clock.unix_seconds()),
             Ok(Err(finding)) => {

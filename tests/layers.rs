@@ -14,7 +14,7 @@ const LAYERS: &[(&[&str], u8)] = &[
     (&["gate", "kes", "verifier", "sse", "admin", "control"], 4),
     (&["keyring", "keystore", "http", "pins", "offline", "backup"], 3),
     (&["vault", "kes_client", "s3", "kubernetes"], 2),
-    (&["crypto", "tls", "store", "evidence"], 2),
+    (&["crypto", "tls", "store", "evidence", "known"], 2),
     (&["identity", "health", "metrics", "shutdown", "retry", "telemetry", "memory", "blocking"], 1),
     (&["cause", "secret", "names", "clock", "exit", "version", "go_json"], 0),
 ];

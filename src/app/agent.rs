@@ -1,6 +1,6 @@
 //! `run`: the agent beside one MinIO, with certificates of its own and MinIO as its client.
 
-use super::{Base, Stopped, notify};
+use super::{Base, OpenStore, Stopped, notify};
 use crate::{
     backup::Drill,
     blocking::Blocking,
@@ -12,8 +12,6 @@ use crate::{
     identity::ApiKey,
     kes::{self, policy::Policies, routes},
     keystore::nowhere,
-    offline::SealedCopy,
-    pins::Pins,
     s3,
     shutdown::{Drain, Ended, Tasks},
     sse,
@@ -29,8 +27,7 @@ use tokio::sync::watch;
 /// What the agent is made of.
 pub(super) struct Parts {
     settings: Settings,
-    store: Arc<dyn KeyStore>,
-    pins: Pins,
+    opened: OpenStore,
     certificates: Certificates,
 }
 
@@ -58,9 +55,9 @@ impl Parts {
         }
         let run_dir = RunDir::new(settings.run_dir.clone(), &settings.tls_names);
         run_dir.ensure(clock::unix(base.clock.wall()) as i64).map_err(|error| error.of_run_dir())?;
-        let (store, pins) = base.open_pinned(store, &settings.store, &settings.pins)?;
+        let opened = base.open_remembering(store, &settings.store, &settings.memory, None)?;
         let not_after = base.registry.not_after("server");
-        Ok(Self { settings, store, pins, certificates: Certificates { run_dir, not_after } })
+        Ok(Self { settings, opened, certificates: Certificates { run_dir, not_after } })
     }
 
     /// Passes the gate and starts every part.
@@ -74,16 +71,15 @@ impl Parts {
     ) -> Result<(), Stopped> {
         let address = api.address;
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
-        let copy = self.settings.offline.clone();
-        let copy = copy.map(|config| Arc::new(SealedCopy::new(config, base.clock.clone())));
-        let gate = gate::Config { pins: self.pins.clone(), copy: copy.clone(), ..self.settings.gate() };
-        let Some(passed) = drain.or(base.pass(&gate, &self.store, gate_guard)).await else { return Ok(()) };
+        let OpenStore { store, memory, copy } = self.opened.clone();
+        let gate = gate::Config { memory, copy: copy.clone(), ..self.settings.gate() };
+        let Some(passed) = drain.or(base.pass(&gate, &store, gate_guard)).await else { return Ok(()) };
         let (keyring, writer) = passed?;
         tasks.spawn("key store", async move {
             writer.run().await;
             Ended::Drained
         });
-        let (kept, mut until) = (self.store.clone(), drain.clone());
+        let (kept, mut until) = (store.clone(), drain.clone());
         tasks.spawn("credentials", async move {
             match until.or(kept.keep()).await {
                 None => Ended::Drained,
@@ -103,15 +99,15 @@ impl Parts {
         let config = self.settings.kes.clone();
         let listening = base.spawn_api(tasks, api, config, state, tls, drain.clone());
         let run_dir = self.settings.run_dir.clone();
-        tasks.spawn("control", control::serve(run_dir, keyring.clone(), drain.clone()));
         let (_, keyring) = watch::channel(keyring);
+        tasks.spawn("control", control::serve(run_dir, keyring.clone(), drain.clone()));
         let verifier = verifier::Verifier::new(
             self.settings.verifier.clone(),
             keyring,
             &base.registry,
             base.health.clone(),
         );
-        let verifier = verifier.with_copy(copy, self.store.describe());
+        let verifier = verifier.with_copy(copy);
         let verifier = verifier.with_drill(Drill::of(&self.settings.run_dir), &base.registry);
         tasks.spawn("verifier", verifier.run(base.clock.clone(), drain.clone()));
         if let Some(enforcer) = self.enforcer(base) {
@@ -124,7 +120,7 @@ impl Parts {
         }
         api_guard.done();
         notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
-        tracing::info!(api = %address, store = self.store.describe(), "serving");
+        tracing::info!(api = %address, store = store.describe(), "serving");
         Ok(())
     }
 

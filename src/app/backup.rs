@@ -1,17 +1,17 @@
 //! Backups of the settings' key store: made, put back, and held against the store, the pins and the drives.
 
-use super::{Base, Stopped};
+use super::{Base, OpenStore, Stopped};
 use crate::{
     backup::{self, Backup, Drill, Restored, Standing},
     cause::{Cause, Finding},
     config::Settings,
     evidence::{self, Limits, Opened},
+    known::Witnesses,
     memory,
     names::Name,
-    pins::Pins,
     store::KeyStore,
 };
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 /// What a drill found.
 pub struct Checked {
@@ -28,13 +28,13 @@ pub async fn back_up(
     settings: &Settings,
     names: Vec<Name>,
 ) -> Result<(Backup, Vec<(Name, Finding)>), Stopped> {
-    let (base, store, pins) = open(settings)?;
+    let (base, OpenStore { store, memory, .. }) = open(settings)?;
     store.ready().await?;
     let names = match names.is_empty() {
         true => store.list().await?.iter().filter_map(|name| Name::parse(name).ok()).collect(),
         false => names,
     };
-    Ok(backup::collect(&*store, &pins, names, base.now(), settings.pins.tenant.clone()).await)
+    Ok(backup::collect(&*store, &memory.witnesses, names, base.now(), settings.memory.tenant.clone()).await)
 }
 
 /// Puts these keys of a backup back, or all: each where there is none, and never over another.
@@ -44,7 +44,7 @@ pub async fn restore(
     names: &[Name],
     dry_run: bool,
 ) -> Result<Vec<(Name, Result<Restored, Finding>)>, Stopped> {
-    let (_, store, _) = open(settings)?;
+    let (_, OpenStore { store, .. }) = open(settings)?;
     store.ready().await?;
     let mut results = Vec::new();
     for (name, kept) in backup.keys.iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
@@ -55,12 +55,12 @@ pub async fn restore(
 
 /// Holds a backup against the store, the pins and the drives; writes nothing but when it was done.
 pub async fn drill(settings: &Settings, backup: &Backup) -> Result<Checked, Stopped> {
-    let (_, store, pins) = open(settings)?;
+    let (_, OpenStore { store, memory, .. }) = open(settings)?;
     let ready = store.ready().await;
     let mut keys = Vec::new();
     for (name, kept) in &backup.keys {
         let standing = match &ready {
-            Ok(()) => stands(&*store, &pins, name, kept).await,
+            Ok(()) => stands(&*store, &memory.witnesses, name, kept).await,
             Err(finding) => Err(finding.clone()),
         };
         keys.push((name.clone(), standing));
@@ -76,11 +76,11 @@ pub async fn drill(settings: &Settings, backup: &Backup) -> Result<Checked, Stop
 
 async fn stands(
     store: &dyn KeyStore,
-    pins: &Pins,
+    witnesses: &Witnesses,
     name: &Name,
     kept: &backup::Kept,
 ) -> Result<Standing, Finding> {
-    pins.judge(name, &kept.fingerprint).await?;
+    backup::is_known(witnesses, name, &kept.fingerprint, "the backup").await?;
     backup::standing(store, name, kept).await
 }
 
@@ -97,11 +97,11 @@ fn evidence_for(settings: &Settings, backup: &Backup) -> Result<Vec<evidence::Fi
     }))
 }
 
-fn open(settings: &Settings) -> Result<(Base, Arc<dyn KeyStore>, Pins), Finding> {
+fn open(settings: &Settings) -> Result<(Base, OpenStore), Finding> {
     memory::protect();
     let base = Base::beside(None, settings);
-    let (store, pins) = base.open_pinned(None, &settings.store, &settings.pins)?;
-    Ok((base, store, pins))
+    let opened = base.open_beside(settings)?;
+    Ok((base, opened))
 }
 
 // === impl Checked ===

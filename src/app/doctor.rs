@@ -1,12 +1,12 @@
 //! `keswarden doctor`: every check of the gate once, and what no gate may wait for: rights beyond need, what ends soon, MinIO's probes.
 //! It makes no key and no pin, and writes nothing but the login that it needs, where any other of our processes finds it.
 
-use super::{Base, Deps, Stopped, canaries};
+use super::{Base, Deps, OpenStore, Stopped, canaries};
 use crate::{
     cause::{Cause, Finding},
     config::Settings,
     gate::{self, Check},
-    kes_client,
+    kes_client, known,
     names::Name,
     s3,
     store::KeyStore,
@@ -36,15 +36,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub async fn examine(settings: Settings, deps: Deps) -> Result<Vec<Row>, Stopped> {
     let base = Base::beside(deps.clock, &settings);
-    let (store, pins) = base.open_pinned(deps.store, &settings.store, &settings.pins)?;
-    let mut gate =
-        gate::Config { create: gate::Create::Never, pins, canaries: canaries(&settings), ..settings.gate() };
+    let agent = Some(settings.run_dir.as_path());
+    let OpenStore { store, memory, .. } =
+        base.open_remembering(deps.store, &settings.store, &settings.memory, agent)?;
+    let mut gate = gate::Config {
+        create: gate::Create::Never,
+        memory,
+        canaries: canaries(&settings),
+        ..settings.gate()
+    };
     gate.keys = keys(&settings);
     let mut rows = of_settings(&settings);
     let checked = gate::examine(&gate, store.clone(), &base.registry, base.clock.clone()).await;
     let store_is_well =
         checked.iter().any(|row| row.check == Check::Store && matches!(row.result, Some(Ok(_))));
     rows.extend(checked.into_iter().flat_map(|row| of_gate(row, &gate.keys)));
+    if !gate.kes_alone {
+        remembered(&gate, &base, &mut rows).await;
+    }
     let doctor = Doctor { settings: &settings, base: &base, store: &*store, gate: &gate };
     if !gate.kes_alone {
         doctor.login_and_rights(store_is_well, &mut rows).await;
@@ -61,7 +70,7 @@ fn keys(settings: &Settings) -> Vec<Name> {
         s3::Sse::Kms(key) => Name::parse(key).ok(),
         s3::Sse::S3 => None,
     });
-    let stated = settings.pins.stated.keys().filter_map(|name| Name::parse(name).ok());
+    let stated = settings.memory.stated.keys().filter_map(|name| Name::parse(name).ok());
     let mut keys = vec![settings.key.clone()];
     for name in sse.into_iter().chain(stated) {
         if !keys.contains(&name) {
@@ -84,12 +93,36 @@ fn of_settings(settings: &Settings) -> Vec<Row> {
     }
 }
 
-fn of_gate(gate::Row { check, result, took }: gate::Row, keys: &[Name]) -> Vec<Row> {
+fn of_gate(gate::Row { check, result, notes, took }: gate::Row, keys: &[Name]) -> Vec<Row> {
     let row = |outcome| Row { what: check.what(keys), outcome, took };
-    match result {
+    // A key that opens nothing of what was tried is not well, whatever else is.
+    let is_unproven = notes.iter().any(|note| note.cause == Cause::KeyUnproven);
+    let mut rows = match result {
         None => vec![row(Outcome::Skipped("an earlier check failed"))],
+        Some(Ok(_)) if is_unproven => Vec::new(),
         Some(Ok(seen)) => vec![row(Outcome::Well(seen))],
         Some(Err(findings)) => findings.into_iter().map(|finding| row(Outcome::Failed(finding))).collect(),
+    };
+    rows.extend(notes.into_iter().map(|note| row(Outcome::Warning(note))));
+    rows
+}
+
+/// Who knows which key, and who could not be asked: a row for each key.
+async fn remembered(gate: &gate::Config, base: &Base, rows: &mut Vec<Row>) {
+    for key in &gate.keys {
+        let begun = base.clock.now();
+        let statements = gate.memory.witnesses.ask(key).await;
+        let outcome = match statements.as_slice() {
+            [] => Outcome::Warning(
+                Cause::KeyUnpinned.seen("no key is remembered anywhere: KESWARDEN_MEMORY=off, and no pins"),
+            ),
+            statements => {
+                let words: Vec<_> = statements.iter().map(known::Statement::words).collect();
+                Outcome::Well(words.join("; "))
+            }
+        };
+        let what = format!("what is remembered of '{key}'");
+        rows.push(Row { what, outcome, took: base.clock.now() - begun });
     }
 }
 

@@ -7,22 +7,21 @@
 mod files;
 mod reload;
 
-use super::{Base, Stopped, notify};
+use super::{Base, OpenStore, Stopped, notify};
 use crate::{
     blocking::Blocking,
     cause::{Cause, Finding},
     config::{
-        PinSettings,
+        MemorySettings,
         kes_yaml::{KesYaml, Tls},
         server::{Own, ServerSettings},
     },
+    control,
     gate::{self, Create},
     health::Guard,
     http,
     kes::State,
     keyring::Keyring,
-    offline::SealedCopy,
-    pins::Pins,
     shutdown::{Drain, Hangups, Tasks},
     store::KeyStore,
     tls::{
@@ -42,8 +41,7 @@ use tokio::sync::watch;
 pub(super) struct Parts {
     own: Own,
     loaded: Loaded,
-    store: Arc<dyn KeyStore>,
-    pins: Pins,
+    opened: OpenStore,
     /// A test's own store, which no reload replaces.
     given: bool,
     watched: Watched,
@@ -52,9 +50,6 @@ pub(super) struct Parts {
     /// What opens key stores.
     blocking: Blocking,
 }
-
-/// A key store, and the pins that it is guarded by.
-type Opened = (Arc<dyn KeyStore>, Pins);
 
 /// KES's own words, and what that means here.
 const RELOAD_FAILED: &str = "Failed to reload server config, the former one stays";
@@ -71,8 +66,8 @@ impl Parts {
         let watched = Watched::new(file, &first)?;
         let loaded = Loaded::of(Arc::new(first))?;
         let given = store.is_some();
-        let (store, pins) = base.open_pinned(store, &loaded.config.store, &own.pins)?;
-        Ok(Self { own, loaded, store, pins, given, watched, pending: None, blocking: Blocking::default() })
+        let opened = base.open_remembering(store, &loaded.config.store, &own.memory, None)?;
+        Ok(Self { own, loaded, opened, given, watched, pending: None, blocking: Blocking::default() })
     }
 
     /// Passes the gate and starts every part.
@@ -90,50 +85,51 @@ impl Parts {
         let address = api.address;
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
         let mut parts = self;
-        let copy = parts.own.offline.clone();
-        let copy = copy.map(|config| Arc::new(SealedCopy::new(config, base.clock.clone())));
         let (keyring, writer) = loop {
-            let gate = gate_config(&parts.loaded.config, parts.own.gate_timeout, parts.pins.clone());
-            let gate = gate::Config { copy: copy.clone(), ..gate };
+            let gate = gate_config(&parts.loaded.config, parts.own.gate_timeout, &parts.opened);
             let guard = base.health.until("gate");
-            let store = parts.store.clone();
+            let store = parts.opened.store.clone();
             tokio::select! {
                 biased;
                 () = drain.started() => return Ok(()),
                 passed = base.pass(&gate, &store, guard) => break passed?,
-                (loaded, (store, pins)) = parts.changed(base, &mut hangups) => {
+                (loaded, opened) = parts.changed(base, &mut hangups) => {
                     // The gate goes on waiting, with another configuration.
-                    (parts.loaded, parts.store, parts.pins) = (loaded, store, pins);
-                    tracing::info!(store = parts.store.describe(), "the configuration was reloaded");
+                    (parts.loaded, parts.opened) = (loaded, opened);
+                    tracing::info!(store = parts.opened.store.describe(), "the configuration was reloaded");
                 }
             }
         };
-        let Self { own, loaded, store, pins, given, mut watched, pending, blocking } = parts;
+        let Self { own, loaded, opened, given, mut watched, pending, blocking } = parts;
         if pending.is_some() {
             // The gate has passed on the one before: it is the next one's turn.
             watched.ask();
         }
         let Loaded { config: now, tls, store_content } = loaded;
-        let describe = store.describe();
+        let describe = opened.store.describe();
+        say_where_keys_are_remembered(&opened.memory);
         let since = base.now().to_string();
         let (state, state_receiver) = watch::channel(Arc::new(state_of(&now, keyring.clone(), &since)));
         let (publish, tls) = watch::channel(tls);
         let (keyrings, keyring) = watch::channel(keyring);
         let listening = base.spawn_api(tasks, api, own.kes, state_receiver, tls, drain.clone());
+        let of_memory = own.memory.dirs.first().map(|dir| dir.path.clone());
+        if let Some(dir) = own.run_dir.clone().or(of_memory) {
+            tasks.spawn("control", control::serve(dir, keyring.clone(), drain.clone()));
+        }
         let verifier = verifier::Verifier::new(own.verifier, keyring, &base.registry, base.health.clone());
-        let verifier = verifier.with_copy(copy, store.describe());
+        let verifier = verifier.with_copy(opened.copy.clone());
         tasks.spawn("verifier", verifier.run(base.clock.clone(), drain.clone()));
         let configuration = Configuration {
             base: base.clone(),
             blocking,
-            pins,
-            pin_settings: own.pins,
+            memory: own.memory,
             keys: now.keys.clone(),
             store_content,
             wanted: None,
-            opened: None,
+            trial: None,
             now,
-            store,
+            opened,
             given,
             level_is_set: own.log_is_set,
             since,
@@ -156,15 +152,15 @@ impl Parts {
 impl Parts {
     /// Another configuration that can be used, and its key store, once there is one while the gate waits. Nothing is lost when this
     /// is dropped and called again.
-    async fn changed(&mut self, base: &Base, hangups: &mut Hangups) -> (Loaded, Opened) {
+    async fn changed(&mut self, base: &Base, hangups: &mut Hangups) -> (Loaded, OpenStore) {
         loop {
             let Some(loaded) = &self.pending else {
                 self.look(hangups).await;
                 continue;
             };
             let opened = match self.given {
-                true => Ok((self.store.clone(), self.pins.clone())),
-                false => open(base, &self.blocking, &loaded.config, &self.own.pins).await,
+                true => Ok(self.opened.clone()),
+                false => open(base, &self.blocking, &loaded.config, &self.own.memory).await,
             };
             match (opened, self.pending.take()) {
                 (Ok(opened), Some(loaded)) => return (loaded, opened),
@@ -193,24 +189,36 @@ async fn open(
     base: &Base,
     blocking: &Blocking,
     config: &Arc<KesYaml>,
-    pins: &PinSettings,
-) -> Result<Opened, Finding> {
-    let (base, config, pins) = (base.clone(), config.clone(), pins.clone());
-    let opened = blocking.run(move || base.open_pinned(None, &config.store, &pins)).await;
+    memory: &MemorySettings,
+) -> Result<OpenStore, Finding> {
+    let (base, config, memory) = (base.clone(), config.clone(), memory.clone());
+    let opened = blocking.run(move || base.open_remembering(None, &config.store, &memory, None)).await;
     opened.unwrap_or_else(|hangs| Err(Cause::StoreUnavailable.seen(hangs.to_string())))
 }
 
+/// In one line.
+fn say_where_keys_are_remembered(memory: &gate::Memory) {
+    match memory.witnesses.places() {
+        nowhere if nowhere.is_empty() => tracing::warn!(
+            cause = Cause::MemoryUnusable.id(),
+            "no key is remembered: a wrong key under an old name would be served after a restart; set KESWARDEN_STATE_DIR to a directory \
+             that lasts"
+        ),
+        places => tracing::info!("every key that is used is remembered in {}", places.join(", ")),
+    }
+}
+
 /// Nobody but the file's own keys is demanded; what it names is made where there is no trace of it, as KES does.
-fn gate_config(file: &KesYaml, deadline: Option<Duration>, pins: Pins) -> gate::Config {
+fn gate_config(file: &KesYaml, deadline: Option<Duration>, opened: &OpenStore) -> gate::Config {
     gate::Config {
         keys: file.keys.clone(),
         create: Create::IfNew,
         maker: file.policies.admin.clone(),
         deadline,
-        pins,
+        memory: opened.memory.clone(),
         exit_on_lost: false,
         drives: Vec::new(),
-        copy: None,
+        copy: opened.copy.clone(),
         kes_alone: false,
         canaries: None,
         kes: Arc::new(|| Ok(None)),

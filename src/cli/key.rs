@@ -3,7 +3,7 @@
 use super::{
     backup,
     client::{self, Client, Remote},
-    first,
+    first, forget,
     ls::{self, Kind, Listing},
     output::{self, Color, Failure, Outcome},
     pin, rescue,
@@ -83,7 +83,7 @@ enum Command {
     },
     /// Print a whole new key, HMAC key included, in the form in which KES and keswarden store it; asks no server
     New {
-        /// Say how to store it under this name
+        /// Tell its fingerprint, for this name
         name: Option<String>,
     },
     /// Pin the key that is in the store: from now on no other passes for it; asks no server
@@ -94,8 +94,10 @@ enum Command {
     Restore(backup::RestoreOptions),
     /// Hold a backup against the key store, the pins and the drives; asks no server
     Verify(backup::VerifyOptions),
-    /// Put a key that the running agent holds, and the key store has lost, back into the store; asks no server
+    /// Put a key that the running agent or the sealed copy has, and the key store has lost, back into the store; asks no server
     Rescue(rescue::Options),
+    /// Let a key that was replaced on purpose pass: forget the former one wherever it is remembered; asks no server
+    Forget(forget::Options),
 }
 
 #[derive(Args)]
@@ -168,6 +170,7 @@ pub(super) fn main(options: Options) -> u8 {
         }
         Command::Pin(options) => pin::main(options),
         Command::Rescue(options) => rescue::main(options),
+        Command::Forget(options) => forget::main(options),
         Command::Backup(options) => backup::backup(options),
         Command::Restore(options) => backup::restore(options),
         Command::Verify(options) => backup::verify(options),
@@ -296,8 +299,9 @@ fn new(name: Option<String>) -> u8 {
     let key = KeyVersion::generate(crypto::Kind::of_this_machine(), now, String::new());
     let text = key.to_text();
     if let Some(name) = name {
-        eprintln!("store it once, in the field '{name}' of the secret [PREFIX/]{name}, and keep a backup:");
-        eprintln!("  … | bao kv put -cas=0 -mount=kv [PREFIX/]{name} {name}=-");
+        eprintln!(
+            "the key store's own command for a tenant's first key is `keswarden key create --first {name}`: it looks whether there was one"
+        );
         eprintln!("what it seals opens with nothing else; its fingerprint is {}", key.key.fingerprint());
     }
     let mut out = std::io::stdout().lock();

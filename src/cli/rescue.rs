@@ -1,12 +1,11 @@
-//! `keswarden key rescue`: the last copy of a key may be in the running agent's memory; this puts it back into the store.
+//! `keswarden key rescue`: the last of a key may be in the running agent's memory, or in the sealed copy; this puts it back into the store.
 
-use crate::{control, exit};
+use super::{SetUp, block_on, code_of, with_settings};
+use crate::{app, control, exit};
 use clap::Args;
 use std::{
-    io::{self, BufRead, IsTerminal, Read, Write},
-    os::unix::net::UnixStream,
+    io::{self, BufRead, IsTerminal, Write},
     path::PathBuf,
-    time::Duration,
 };
 
 #[derive(Args)]
@@ -19,11 +18,21 @@ pub(super) struct Options {
     /// The run directory of the agent
     #[arg(long, value_name = "DIR", env = "KESWARDEN_RUN_DIR", default_value = "/run/keswarden")]
     run_dir: PathBuf,
+    /// Take the key from the sealed copy of the settings, not from an agent
+    #[arg(long, requires = "name")]
+    from_copy: bool,
+    /// With --from-copy: which key of the name, when the copy has several
+    #[arg(long, value_name = "HEX", requires = "from_copy")]
+    fingerprint: Option<String>,
+    /// With --from-copy: KES's own configuration file, the key store of it
+    #[arg(long, value_name = "FILE", requires = "from_copy")]
+    config: Option<PathBuf>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
 pub(super) fn main(options: Options) -> u8 {
+    if options.from_copy {
+        return from_copy(options);
+    }
     match rescue(&options) {
         Ok(code) => code,
         Err(error) => {
@@ -37,13 +46,32 @@ pub(super) fn main(options: Options) -> u8 {
     }
 }
 
+fn from_copy(Options { name, yes, fingerprint, config, .. }: Options) -> u8 {
+    let question = "Write the key of the sealed copy into the key store, if nothing is there?";
+    if !yes && !is_confirmed(question).unwrap_or_default() {
+        eprintln!("keswarden: nothing was done");
+        return exit::SETTINGS;
+    }
+    with_settings(SetUp { config, key: name }, |settings| {
+        match block_on(app::rescue_from_copy(settings, fingerprint.as_deref())) {
+            Ok(said) => {
+                println!("{said}");
+                exit::DONE
+            }
+            Err(stopped) => code_of(Err(stopped)),
+        }
+    })
+}
+
 fn rescue(options: &Options) -> io::Result<u8> {
     let keys = ask(options, "keys")?;
     let Some(name) = &options.name else {
         println!("{}", keys.replace("; ", "\n"));
         return Ok(exit::DONE);
     };
-    if !options.yes && !is_confirmed(name, &keys)? {
+    let told = keys.split("; ").find(|key| key.split(' ').next() == Some(name)).unwrap_or("not at hand");
+    let question = format!("The agent holds: {told}\nWrite it back into the key store, if nothing is there?");
+    if !options.yes && !is_confirmed(&question)? {
         eprintln!("keswarden: nothing was done");
         return Ok(exit::SETTINGS);
     }
@@ -61,21 +89,15 @@ fn rescue(options: &Options) -> io::Result<u8> {
 }
 
 fn ask(options: &Options, request: &str) -> io::Result<String> {
-    let mut stream = UnixStream::connect(control::socket(&options.run_dir))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    writeln!(stream, "{request}")?;
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply)?;
-    Ok(reply.trim_end().to_owned())
+    block_on(control::ask(&options.run_dir, request))
 }
 
-fn is_confirmed(name: &str, keys: &str) -> io::Result<bool> {
+fn is_confirmed(question: &str) -> io::Result<bool> {
     if !io::stdin().is_terminal() {
         eprintln!("keswarden: this writes into the key store: say --yes");
         return Ok(false);
     }
-    let told = keys.split("; ").find(|key| key.split(' ').next() == Some(name)).unwrap_or("not at hand");
-    eprint!("The agent holds: {told}\nWrite it back into the key store, if nothing is there? [y/N] ");
+    eprint!("{question} [y/N] ");
     io::stderr().flush()?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;

@@ -32,6 +32,9 @@ pub(super) struct Options {
     /// Development mode: keys in memory, lost at the end, and an API key made on the spot
     #[arg(long)]
     dev: bool,
+    /// Remember no key: a wrong one under an old name is served after a restart
+    #[arg(long)]
+    no_memory: bool,
     /// Ignored: the file says it
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
@@ -59,7 +62,12 @@ pub(super) fn main(options: Options) -> u8 {
     }
     let path = options.config.unwrap_or_default();
     match server::load(inputs, path, options.addr.as_deref()) {
-        Ok(settings) => start(settings, Deps::default(), None),
+        Ok(mut settings) => {
+            if options.no_memory {
+                settings.own.memory.dirs.clear();
+            }
+            start(settings, Deps::default(), None)
+        }
         Err(refused) => failed(&refused),
     }
 }
@@ -122,7 +130,11 @@ fn dev(inputs: Inputs, address: Option<&str>) -> u8 {
     };
     let deps = Deps { store: Some(Arc::new(MemoryStore::new())), clock: None };
     let code = match server::load(inputs, dir.join(FILE), address) {
-        Ok(settings) => start(settings, deps, Some(&api_key)),
+        Ok(mut settings) => {
+            // What is gone at the end is not remembered.
+            settings.own.memory.dirs.clear();
+            start(settings, deps, Some(&api_key))
+        }
         Err(refused) => failed(&refused),
     };
     let _ = fs::remove_dir_all(&dir);

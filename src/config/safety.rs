@@ -1,20 +1,8 @@
-//! What keeps keys safe: pins, the sealed copy, and how long a key is used that cannot be verified.
+//! What keeps keys safe: the sealed copy, what the API may make, and how long a key is used that cannot be verified.
 
 use super::parse::Reader;
-use crate::{kes::policy::Makeable, keyring::Limits, keystore, names::Name, offline, pins};
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
-
-/// Where pins are.
-#[derive(Clone, Default)]
-pub struct PinSettings {
-    /// Whose keys they are; may be empty.
-    pub tenant: String,
-    pub mode: pins::Mode,
-    pub stated: BTreeMap<String, String>,
-    pub dir: Option<PathBuf>,
-    /// Where in the Vault of the keys.
-    pub kv: Option<keystore::vault::Config>,
-}
+use crate::{kes::policy::Makeable, keyring::Limits, names::Name, offline};
+use std::time::Duration;
 
 /// The word that was chosen, or the first, which is the default.
 pub(super) fn one_of<const N: usize>(
@@ -73,30 +61,4 @@ pub(super) fn offline_settings(reader: &mut Reader) -> Option<offline::Config> {
             "is not set, but KESWARDEN_OFFLINE_KEY_FILE is: where is the copy?",
         ),
     }
-}
-
-pub(super) fn pin_settings(reader: &mut Reader) -> PinSettings {
-    let mut stated = BTreeMap::new();
-    for item in reader.list("KESWARDEN_PINS") {
-        match item.split_once('=') {
-            Some((name, fingerprint)) if Name::parse(name).is_ok() && !fingerprint.is_empty() => {
-                stated.insert(name.to_owned(), fingerprint.trim().to_owned());
-            }
-            _ => reader.problem("KESWARDEN_PINS", Some(&item), "is not NAME=FINGERPRINT"),
-        }
-    }
-    let tenant = reader.vault_path("KESWARDEN_TENANT").unwrap_or_default();
-    let dir = reader.path("KESWARDEN_PIN_DIR").map(|dir| dir.join(&tenant));
-    let kv = reader.vault_path("KESWARDEN_PIN_KV").map(|path| {
-        let (mount, prefix) = path.split_once('/').unwrap_or((&path, "keswarden-pins"));
-        let prefix =
-            [prefix, &tenant].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
-        keystore::vault::Config { mount: mount.to_owned(), version: None, prefix, transit: None }
-    });
-    let mode = match one_of(reader, "KESWARDEN_PIN", ["warn", "require", "off"]) {
-        "require" => pins::Mode::Require,
-        "off" => pins::Mode::Off,
-        _ => pins::Mode::Warn,
-    };
-    PinSettings { tenant, mode, stated, dir, kv }
 }

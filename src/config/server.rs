@@ -1,13 +1,18 @@
 //! The settings of `keswarden server`: KES's own file, KES's flags over it, and ours for what KES does not know.
 
 use super::{
-    Inputs, PinSettings, Problems, everywhere, kes_config,
+    Inputs, MemorySettings, Problems, everywhere, kes_config,
     kes_yaml::{self, KesYaml, Purpose},
+    memory,
     parse::Reader,
-    safety::{offline_settings, pin_settings},
 };
-use crate::{kes, offline, telemetry, verifier};
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use crate::{kes, telemetry, verifier};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Everything that was decided before the server starts.
 pub struct ServerSettings {
@@ -48,8 +53,7 @@ pub struct Own {
     pub admin_address: SocketAddr,
     pub admin_demanded: bool,
     pub kes: kes::Config,
-    pub pins: PinSettings,
-    pub offline: Option<offline::Config>,
+    pub memory: MemorySettings,
     pub verifier: verifier::Config,
     pub gate_timeout: Option<Duration>,
     pub drain_timeout: Duration,
@@ -59,9 +63,10 @@ pub struct Own {
     environment: BTreeMap<String, String>,
 }
 
-/// Reads our own settings.
-pub fn own(inputs: Inputs) -> Result<Own, Refused> {
+/// Reads our own settings, beside KES's file at `path`.
+pub fn own(inputs: Inputs, path: &Path) -> Result<Own, Refused> {
     let mut reader = Reader::new(inputs.environment);
+    let run_dir = reader.path("KESWARDEN_RUN_DIR");
     let admin = reader.parsed("KESWARDEN_ADMIN_ADDR");
     let log = reader.parsed("KESWARDEN_LOG");
     let interval = reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300));
@@ -73,12 +78,11 @@ pub fn own(inputs: Inputs) -> Result<Own, Refused> {
         admin_address: admin.unwrap_or(everywhere(7374)),
         admin_demanded: admin.is_some(),
         kes: kes_config(&mut reader, log_format, interval, None),
-        pins: pin_settings(&mut reader),
-        offline: offline_settings(&mut reader),
+        memory: memory::of_server(&mut reader, run_dir.as_deref(), path),
         verifier: verifier::Config { interval },
         gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
         drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
-        run_dir: reader.path("KESWARDEN_RUN_DIR"),
+        run_dir,
         warnings: Vec::new(),
         environment: reader.environment().clone(),
     };
@@ -88,7 +92,7 @@ pub fn own(inputs: Inputs) -> Result<Own, Refused> {
 
 /// Reads everything for `server --config`.
 pub fn load(inputs: Inputs, path: PathBuf, address: Option<&str>) -> Result<ServerSettings, Refused> {
-    let own = own(inputs)?;
+    let own = own(inputs, &path)?;
     let file = ConfigFile { path, environment: own.environment.clone() };
     let first = file.read().map_err(Refused)?;
     let address = match address {

@@ -51,7 +51,7 @@ pub fn census(drives: &[PathBuf]) -> Census {
     for path in drives {
         let drive = Drive::look(path);
         if !drive.is_unreadable() {
-            drive.config(&mut census.samples);
+            drive.own_files(&mut census.samples);
             if drive.set().is_none_or(|set| sets.insert(set)) {
                 for (name, root) in drive.buckets(&mut census.samples.tally.skipped) {
                     census.buckets.entry(name.clone()).or_default();

@@ -20,6 +20,11 @@ pub fn of_object(bucket: &str, object: &[u8], client: &[u8]) -> Option<Vec<u8>> 
     Some(json(&pairs))
 }
 
+/// The context of a file of MinIO's own: `{".minio.sys":"PATH"}`.
+pub(super) fn of_own(path: &str) -> Vec<u8> {
+    json(&BTreeMap::from([(b".minio.sys".to_vec(), path.as_bytes().to_vec())]))
+}
+
 /// Compact, sorted by name, and escaped as Go does for HTML.
 fn json(pairs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u8> {
     let mut text = vec![b'{'];

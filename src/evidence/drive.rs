@@ -1,8 +1,12 @@
 //! One drive: what it is, what its files say, and how they are read: no link is followed, nothing is written.
 
-use super::{Samples, Scheme, xl_meta};
+use super::{
+    Samples, Scheme, context,
+    xl_meta::{self, Own},
+};
 use serde::Deserialize;
 use std::{
+    collections::VecDeque,
     fs::{self, DirEntry, File},
     io::{self, ErrorKind, Read},
     path::{Path, PathBuf},
@@ -17,8 +21,10 @@ pub struct Drive {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It has no `format.json`: no MinIO has ever used it.
+    /// A mounted volume without `format.json`: no MinIO has ever used it.
     New,
+    /// The same, and no mount point: a plain directory, or the place of a volume that is not mounted.
+    Bare,
     Used,
     /// It could not be looked at.
     Unreadable(String),
@@ -28,13 +34,14 @@ pub enum State {
 pub(super) type Set = (String, usize);
 
 const SYSTEM: &str = ".minio.sys";
-const CONFIG_CONTEXT: &[u8] = br#"{".minio.sys":".minio.sys/config/config.json"}"#;
 const FILE: &str = "xl.meta";
 /// Most metadata is shorter; inline data behind it is of no interest.
 const FIRST: u64 = 4096;
 /// Ten thousand versions are shorter.
 const MOST: u64 = 32 << 20;
 const MOST_CONFIG: u64 = 1 << 20;
+/// How many folders of MinIO's own are looked at.
+const MOST_OWN: usize = 256;
 
 /// The drives that there are now, by path or pattern (`/export*`). A pattern that matches no directory is a volume that is not
 /// mounted: that is an error.
@@ -55,17 +62,25 @@ pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, String> {
 
 impl Drive {
     pub(super) fn look(path: &Path) -> Self {
-        let state = match fs::read_dir(path).and_then(|_| fs::symlink_metadata(format_of(path))) {
-            Ok(_) => State::Used,
-            Err(error) if error.kind() == ErrorKind::NotFound && path.is_dir() => State::New,
-            Err(error) => State::Unreadable(error.to_string()),
-        };
+        let state =
+            match fs::read_dir(path).and_then(|_| fs::symlink_metadata(format_of(path))) {
+                Ok(_) => State::Used,
+                Err(error) if error.kind() == ErrorKind::NotFound && path.is_dir() => {
+                    if is_mount_point(path) { State::New } else { State::Bare }
+                }
+                Err(error) => State::Unreadable(error.to_string()),
+            };
         Self { path: path.to_owned(), state }
     }
 
     /// Any other is looked at: a new one may be an old one whose `.minio.sys` somebody removed.
     pub fn is_unreadable(&self) -> bool {
         matches!(self.state, State::Unreadable(_))
+    }
+
+    /// It may be another one at the next look: it could not be read, or its volume may not be mounted.
+    pub fn may_come(&self) -> bool {
+        matches!(self.state, State::Unreadable(_) | State::Bare)
     }
 
     /// Which erasure set it belongs to, when that can be read.
@@ -100,25 +115,57 @@ impl Drive {
         buckets
     }
 
-    /// The evidence that every MinIO leaves that was ever started with a KMS.
-    pub(super) fn config(&self, samples: &mut Samples) {
-        let folder = self.path.join(SYSTEM).join("config").join("config.json");
-        let bytes = match read(&folder, |_| None, MOST_CONFIG) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return,
-            Err(_) => {
-                samples.tally.skipped += 1;
-                return;
+    /// The evidence that every MinIO leaves that was ever started with a KMS: its configuration, its users and policies.
+    pub(super) fn own_files(&self, samples: &mut Samples) {
+        let config = self.path.join(SYSTEM).join("config");
+        own_file(&config.join("config.json"), Scheme::Config, "config.json", samples);
+        let mut waiting = VecDeque::from([config.join("iam")]);
+        let mut looked = 0;
+        while let Some(folder) = waiting.pop_front().filter(|_| looked < MOST_OWN) {
+            looked += 1;
+            let Some(path) = folder.strip_prefix(&config).ok().and_then(Path::to_str) else { continue };
+            if !own_file(&folder, Scheme::Iam, path, samples) {
+                waiting.extend(Folders::of(&folder, &mut samples.tally.skipped).map(|entry| entry.path()));
             }
-        };
-        samples.tally.files += 1;
-        samples.tally.bytes += bytes.len() as u64;
-        match xl_meta::config(&bytes) {
-            Ok(Some((mtime, sealed))) => samples.add(sealed, Scheme::Config, CONFIG_CONTEXT.to_vec(), mtime),
-            Ok(None) => {}
-            Err(_) => samples.tally.skipped += 1,
         }
     }
+}
+
+/// Takes what a file below MinIO's `config` says of its key. False when the folder is that of none.
+fn own_file(folder: &Path, scheme: Scheme, path: &str, samples: &mut Samples) -> bool {
+    let bytes = match read(folder, |_| None, MOST_CONFIG) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return false,
+        Err(_) => {
+            samples.tally.skipped += 1;
+            return true;
+        }
+    };
+    samples.tally.files += 1;
+    samples.tally.bytes += bytes.len() as u64;
+    match xl_meta::own(&bytes) {
+        Ok(Own::Sealed(mtime, sealed)) => {
+            let legacy = (scheme == Scheme::Iam).then(|| context::of_own(&format!("config/{path}")));
+            let now = context::of_own(&format!("{SYSTEM}/config/{path}"));
+            samples.add(sealed, scheme, (now, legacy), mtime);
+        }
+        Ok(Own::Elsewhere) => samples.tally.unseen += 1,
+        Ok(Own::Plain) => {}
+        Err(_) => samples.tally.skipped += 1,
+    }
+    true
+}
+
+/// Whether something is mounted there, a bind mount included. Kernels before 5.8 do not say: there the device decides.
+fn is_mount_point(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let about = |path: &Path| statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS);
+    let Ok(found) = about(path) else { return false };
+    if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+        return found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    }
+    let device = |about: &rustix::fs::Statx| (about.stx_dev_major, about.stx_dev_minor);
+    about(&path.join("..")).is_ok_and(|parent| device(&parent) != device(&found))
 }
 
 fn format_of(drive: &Path) -> PathBuf {

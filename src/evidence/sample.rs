@@ -80,7 +80,7 @@ impl Walk<'_> {
         for path in drives {
             let drive = Drive::look(path);
             if !drive.is_unreadable() {
-                drive.config(&mut self.samples);
+                drive.own_files(&mut self.samples);
                 for (bucket, root) in drive.buckets(&mut self.samples.tally.skipped) {
                     let waiting = VecDeque::from([root.clone()]);
                     branches.push_back(Branch { bucket, root, waiting });

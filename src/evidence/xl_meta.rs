@@ -87,12 +87,38 @@ pub fn needed(start: &[u8]) -> Option<u64> {
     Some(8 + 1 + width + length)
 }
 
-/// The sealed data key of MinIO's own `config.json`, and when it was written: only the drive with the first shard has it.
-pub fn config(bytes: &[u8]) -> Result<Option<(i64, Sealed)>, Unreadable> {
+/// What one drive shows of a file of MinIO's own.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Own {
+    /// When it was written, and the data key that it was sealed with.
+    Sealed(i64, Sealed),
+    /// It is sealed, as far as this drive shows, and the drive with its first shard names the key.
+    Elsewhere,
+    /// It is not sealed, or was deleted.
+    Plain,
+}
+
+/// Reads a file of MinIO's own, such as `config.json`: only the drive with the first shard has its sealed data key.
+pub fn own(bytes: &[u8]) -> Result<Own, Unreadable> {
     let (block, rest) = split(bytes)?;
     let newest = versions(block)?.into_iter().next();
-    let here = newest.filter(|newest| newest.kind == Kind::Object && newest.shard == 1);
-    Ok(here.and_then(|newest| Some((newest.mtime, sealed_at_start(inline(rest)?)?))))
+    let Some(newest) = newest.filter(|newest| newest.kind == Kind::Object) else { return Ok(Own::Plain) };
+    let data = inline(rest).and_then(|data| data.get(HASH..)).unwrap_or_default();
+    let sealed = if newest.shard == 1 { sealed_at_start(data) } else { None };
+    Ok(match sealed {
+        Some(sealed) => Own::Sealed(newest.mtime, sealed),
+        None if !data.is_empty() && is_text(data) => Own::Plain,
+        None => Own::Elsewhere,
+    })
+}
+
+/// What is not sealed is JSON, padded with zeros where it is cut into shards.
+fn is_text(data: &[u8]) -> bool {
+    std::str::from_utf8(data).is_ok_and(|text| {
+        text.trim_end_matches('\0')
+            .chars()
+            .all(|character| !character.is_control() || character.is_whitespace())
+    })
 }
 
 /// The metadata block, and what follows it.
@@ -169,7 +195,7 @@ fn inline(mut rest: Reader<'_>) -> Option<&[u8]> {
 /// MinIO's own files start with the sealed data key: 0x01, a length, JSON.
 fn sealed_at_start(data: &[u8]) -> Option<Sealed> {
     const WANTED: Wanted = &[("keyid", Member::Text), ("kmskey", Member::Bytes)];
-    let (mark, rest) = data.get(HASH..)?.split_first()?;
+    let (mark, rest) = data.split_first()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
     if *mark != 1 {

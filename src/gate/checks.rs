@@ -1,20 +1,17 @@
 //! What must be true before MinIO may start: one function per check, in the order in which they make sense.
 
-use super::{
-    Config, Create,
-    proof::{Drives, Proof},
-};
+use super::{Config, Create, proof::Drives};
 use crate::{
     blocking::Blocking,
     cause::{Cause, Finding},
     clock::{self, Clock},
-    evidence::Opened,
     kes_client,
     keyring::{Held, KeyringWriter},
     keystore::nowhere,
+    known::{self, Asked, Statement, Verdict},
     names::Name,
     offline,
-    pins::{Mode, Verdict},
+    pins::{self, Mode},
     store::{Error, KeyStore},
 };
 use std::{
@@ -40,6 +37,8 @@ pub struct Row {
     pub check: Check,
     /// Absent: not looked at, because an earlier check failed. A failure is one finding or more, the first that matters first.
     pub result: Option<Result<String, Vec<Finding>>>,
+    /// What stops nobody, and a person should know of: witnesses that could not be asked, a key that nothing proves.
+    pub notes: Vec<Finding>,
     pub took: Duration,
 }
 
@@ -55,18 +54,29 @@ pub(super) struct Checks<'a> {
     pub(super) config: &'a Config,
     pub(super) store: Arc<dyn KeyStore>,
     pub(super) clock: Clock,
-    /// Nothing is made and nothing is pinned: `doctor` only looks.
+    /// Nothing is made and nothing is remembered: `doctor` only looks.
     pub(super) only_looks: bool,
     /// What the drives said, and the look at them that is under way.
     pub(super) drives: Mutex<Drives>,
+    /// Keys that the attempt under way found well, to be remembered once all of it passes.
+    found: std::sync::Mutex<Vec<FoundWell>>,
     /// What was logged by an attempt is not logged by the next.
     pub(super) said: std::sync::Mutex<HashSet<String>>,
     /// What reads the sealed copy: its disk may hang.
     pub(super) blocking: Blocking,
 }
 
-/// Keys that were read, and whether the pins let them be held.
-pub(super) type Looked = BTreeMap<Name, (Arc<Held>, bool)>;
+/// Keys that were read.
+pub(super) type Looked = BTreeMap<Name, Arc<Held>>;
+
+/// A key that was found well, and what the witnesses say of it.
+type FoundWell = (Name, Arc<Held>, Vec<Statement>);
+
+/// Keys that are well, in words, and what stops nobody.
+pub(super) struct Well {
+    pub(super) says: String,
+    pub(super) notes: Vec<Finding>,
+}
 
 impl<'a> Checks<'a> {
     pub(super) fn new(config: &'a Config, store: Arc<dyn KeyStore>, clock: Clock) -> Self {
@@ -76,9 +86,15 @@ impl<'a> Checks<'a> {
             clock,
             only_looks: false,
             drives: Mutex::default(),
+            found: std::sync::Mutex::default(),
             said: std::sync::Mutex::default(),
             blocking: Blocking::default(),
         }
+    }
+
+    /// The same for `doctor`: nothing is made and nothing is remembered.
+    pub(super) fn only_looking(self) -> Self {
+        Self { only_looks: true, ..self }
     }
 
     /// Whether this is the first time that it is to be said.
@@ -91,7 +107,20 @@ impl<'a> Checks<'a> {
 
 impl Row {
     fn new(check: Check, result: Option<Result<String, Finding>>, took: Duration) -> Self {
-        Self { check, result: result.map(|result| result.map_err(|finding| vec![finding])), took }
+        Self {
+            check,
+            result: result.map(|result| result.map_err(|finding| vec![finding])),
+            notes: Vec::new(),
+            took,
+        }
+    }
+
+    fn of_keys(result: Result<Well, Vec<Finding>>, took: Duration) -> Self {
+        let (result, notes) = match result {
+            Ok(Well { says, notes }) => (Ok(says), notes),
+            Err(wrong) => (Err(wrong), Vec::new()),
+        };
+        Self { check: Check::Key, result: Some(result), notes, took }
     }
 }
 
@@ -123,13 +152,27 @@ const ATTEMPT: Duration = Duration::from_secs(30);
 const LEAST: Duration = Duration::from_secs(1);
 
 impl Checks<'_> {
-    /// The first check that fails, and what else does; `left` is what is left of the deadline.
-    pub(super) async fn all(&self, writer: &KeyringWriter, left: Option<Duration>) -> Result<(), Failed> {
-        let rows = self.each(writer, left).await.into_iter();
-        let failed = rows.filter_map(|row| Some((row.check, row.result?.err()?)));
-        let mut failed =
-            failed.flat_map(|(check, findings)| findings.into_iter().map(move |found| (check, found)));
-        let Some((check, finding)) = failed.next() else { return Ok(()) };
+    /// What is only told of, or the first check that fails, and what else does; `left` is what is left of the deadline.
+    pub(super) async fn all(
+        &self,
+        writer: &KeyringWriter,
+        left: Option<Duration>,
+    ) -> Result<Vec<Finding>, Failed> {
+        let (mut failed, mut notes) = (Vec::new(), Vec::new());
+        for row in self.each(writer, left).await {
+            notes.extend(row.notes);
+            let wrong = row.result.and_then(Result::err).unwrap_or_default();
+            failed.extend(wrong.into_iter().map(|finding| (row.check, finding)));
+        }
+        let mut failed = failed.into_iter();
+        let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some((check, finding)) = failed.next() else {
+            // What did not pass as a whole is not remembered.
+            for (name, held, statements) in found {
+                notes.extend(self.remember(&name, &held, &statements).await);
+            }
+            return Ok(notes);
+        };
         Err(Failed { check, finding, others: failed.map(|(_, finding)| finding).collect() })
     }
 
@@ -172,25 +215,27 @@ impl Checks<'_> {
             Err(finding) => (Err(vec![finding.clone()]), Duration::ZERO),
         };
         match (store, keys) {
-            (Ok(store), Ok(keys)) => [
-                Row::new(Check::Store, Some(Ok(store)), took),
-                Row::new(Check::Key, Some(Ok(keys)), keys_took),
-            ],
+            (Ok(store), Ok(keys)) => {
+                [Row::new(Check::Store, Some(Ok(store)), took), Row::of_keys(Ok(keys), keys_took)]
+            }
             // It does not answer, or it did and then did not.
             (Err(finding), _) => self.on_copy(writer, finding, took).await,
             (Ok(_), Err(wrong)) if self.config.copy.is_some() && offline::stands_in_for(wrong[0].cause) => {
                 self.on_copy(writer, wrong[0].clone(), took).await
             }
-            (Ok(store), Err(wrong)) => [
-                Row::new(Check::Store, Some(Ok(store)), took),
-                Row { check: Check::Key, result: Some(Err(wrong)), took: keys_took },
-            ],
+            (Ok(store), Err(wrong)) => {
+                [Row::new(Check::Store, Some(Ok(store)), took), Row::of_keys(Err(wrong), keys_took)]
+            }
         }
     }
 
     async fn on_copy(&self, writer: &KeyringWriter, finding: Finding, took: Duration) -> [Row; 2] {
         let ((store, keys), copy_took) = self.timed(self.without_store(writer, finding)).await;
-        [Row::new(Check::Store, Some(store), took), Row::new(Check::Key, keys, copy_took)]
+        let keys = match keys {
+            None => Row::new(Check::Key, None, copy_took),
+            Some(keys) => Row::of_keys(keys.map_err(|finding| vec![finding]), copy_took),
+        };
+        [Row::new(Check::Store, Some(store), took), keys]
     }
 
     /// What it gives, and how long it took.
@@ -225,13 +270,13 @@ impl Checks<'_> {
         self.store.ready().await.map(|()| self.store.describe())
     }
 
-    /// Every key is there, can be parsed, opens what it seals, opens what the drives hold, and is the one that was pinned. Only
-    /// then is any of them held.
-    async fn keys(&self, writer: &KeyringWriter) -> Result<String, Vec<Finding>> {
+    /// Every key is there, can be parsed, opens what it seals, opens what the drives hold, and no witness knows another one. Only then
+    /// is any of them held.
+    async fn keys(&self, writer: &KeyringWriter) -> Result<Well, Vec<Finding>> {
         let (mut looked, mut wrong) = (Looked::new(), Vec::new());
         for name in &self.config.keys {
             match self.key(name, writer).await {
-                Ok(held) => drop(looked.insert(name.clone(), (held, true))),
+                Ok(held) => drop(looked.insert(name.clone(), held)),
                 // The store is away: the other keys would say the same.
                 Err(finding) if offline::stands_in_for(finding.cause) => return Err(vec![finding]),
                 Err(finding) => wrong.push(finding),
@@ -240,76 +285,125 @@ impl Checks<'_> {
         if !wrong.is_empty() {
             return Err(wrong);
         }
-        let proof = self.proof_of_drives(writer, &mut looked).await.map_err(|finding| vec![finding])?;
-        let mut seen = Vec::with_capacity(looked.len());
-        for name in &self.config.keys {
-            let held = &looked[name].0;
-            if let Err(finding) = self.is_the_pinned_one(name, held).await {
-                wrong.push(finding);
-            }
-            seen.push(format!("'{name}', fingerprint {}", held.fingerprint));
-            if !held.version.key.has_hmac() {
-                seen.push(format!(
-                    "note: '{name}' has no HMAC key, as in the older form of KES: a MinIO with root access off does not start \
-                     on it"
-                ));
+        let samples = self.samples().await;
+        if let Ok(Some(samples)) = &samples {
+            self.look_for_named(samples, writer, &mut looked).await.map_err(|finding| vec![finding])?;
+        }
+        let drives = self.tried(&samples, &looked);
+        let well = self.judged(writer, looked, drives).await?;
+        Ok(well)
+    }
+
+    /// Judges every key that was read, and holds those that pass.
+    async fn judged(
+        &self,
+        writer: &KeyringWriter,
+        looked: Looked,
+        drives: super::proof::Tried,
+    ) -> Result<Well, Vec<Finding>> {
+        let (mut wrong, mut passed, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+        let mut notes = drives.notes.clone();
+        for (name, held) in looked {
+            let mut statements = self.config.memory.witnesses.ask(&name).await;
+            statements.extend(drives.statement(&name));
+            match self.judge(&name, &held, &statements) {
+                Ok(()) => passed.push((name, held, statements)),
+                Err(finding) if self.is_demanded(&name) || drives.is_refuted(&name) => wrong.push(finding),
+                Err(finding) => self.say(&finding, &format!("the key '{name}' is not used")),
             }
         }
         if !wrong.is_empty() {
             return Err(wrong);
         }
+        for (name, held, statements) in passed {
+            if self.is_demanded(&name) {
+                seen.extend(about(&name, &held));
+            }
+            if let Some(silent) = known::not_asked(&statements) {
+                notes.push(Cause::MemoryUnusable.seen(format!(
+                    "the key '{name}' passes, and not every witness could be asked: {silent}"
+                )));
+            }
+            self.found.lock().unwrap_or_else(PoisonError::into_inner).push((
+                name.clone(),
+                held.clone(),
+                statements,
+            ));
+            writer.hold(&name, held);
+        }
         if seen.is_empty() {
             seen.push("no key is demanded".to_owned());
         }
-        seen.extend(proof.map(|proof| proof.says));
-        for (name, (held, _)) in looked.into_iter().filter(|(_, (_, may_be_held))| *may_be_held) {
-            writer.hold(&name, held);
-        }
-        Ok(seen.join("; "))
+        seen.extend(drives.says);
+        Ok(Well { says: seen.join("; "), notes })
     }
 
-    /// What the drives prove of the keys; what is proven is pinned. Nothing where no drives are given.
-    async fn proof_of_drives(
-        &self,
-        writer: &KeyringWriter,
-        looked: &mut Looked,
-    ) -> Result<Option<Proof>, Finding> {
-        let Some(samples) = self.samples().await? else { return Ok(None) };
-        self.look_for_named(&samples, writer, looked).await?;
-        let proof = self.proof(&samples, looked, Opened::NoSuchKey)?;
-        self.pin_what_is_proven(&proof).await?;
-        Ok(Some(proof))
+    fn is_demanded(&self, name: &Name) -> bool {
+        self.config.keys.contains(name)
+    }
+
+    /// Whether this key may be used, by all that is known of the name.
+    pub(super) fn judge(&self, name: &Name, held: &Held, statements: &[Statement]) -> Result<(), Finding> {
+        let fingerprint = &held.fingerprint;
+        if let Verdict::Other(_) = known::judge(Asked::Key(fingerprint), statements) {
+            let (place, set_aside) = (self.store.describe(), self.store.how_to_set_aside(name));
+            let commands = (&self.config.memory.commands, set_aside.as_str());
+            let finding = known::replaced(name, fingerprint, &place, statements, commands);
+            // Drives that know both: somebody has booted on another key of the name.
+            let mixed = statements.iter().any(|one| one.kind == known::Kind::Drives && one.known().len() > 1);
+            return Err(match mixed {
+                true => Cause::KeyMixed.seen(finding.seen),
+                false => finding,
+            });
+        }
+        if self.config.memory.mode() == Mode::Require
+            && self.is_demanded(name)
+            && !pins::is_pinned(statements, fingerprint)
+            && !is_proven(statements, fingerprint)
+        {
+            return Err(Cause::KeyUnpinned.seen(format!(
+                "the key '{name}', fingerprint {fingerprint}, has no pin, and KESWARDEN_PIN=require"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Writes down what is about to be used. What cannot be written stops nobody, unless a pin is demanded.
+    async fn remember(&self, name: &Name, held: &Held, statements: &[Statement]) -> Vec<Finding> {
+        if self.only_looks {
+            return Vec::new();
+        }
+        let memory = &self.config.memory;
+        let mut failed = memory.witnesses.remember(name, &held.fingerprint, statements).await;
+        if memory.mode() == Mode::Require && is_proven(statements, &held.fingerprint) {
+            failed.extend(memory.pins.pin(name, &held.fingerprint).await.err());
+        }
+        let could_not = |finding: Finding| {
+            let seen = format!("the key '{name}' passes, and could not be remembered: {}", finding.seen);
+            Finding { seen, ..finding }
+        };
+        failed.into_iter().map(could_not).collect()
     }
 
     async fn key(&self, name: &Name, writer: &KeyringWriter) -> Result<Arc<Held>, Finding> {
         match writer.look(name).await {
             Err(Error::Missing(finding)) => match self.config.create {
                 Create::IfNew | Create::First if !self.only_looks => self.create(name, writer, finding).await,
-                _ => Err(self.was_pinned(name, finding).await?),
+                _ => Err(self.is_missing(name, finding).await),
             },
+            Err(Error::Failed(finding))
+                if matches!(finding.cause, Cause::KeyDeleted | Cause::KeyDestroyed) =>
+            {
+                Err(self.is_missing(name, finding).await)
+            }
             result => result.map_err(|error| error.into_finding(|| unexpected(name))),
         }
     }
 
-    async fn is_the_pinned_one(&self, name: &Name, held: &Held) -> Result<(), Finding> {
-        match self.config.pins.judge(name, &held.fingerprint).await? {
-            Verdict::Unpinned if self.config.pins.mode == Mode::Require => {
-                Err(Cause::KeyUnpinned.seen(format!(
-                    "the key '{name}', fingerprint {}, has no pin, and KESWARDEN_PIN=require",
-                    held.fingerprint
-                )))
-            }
-            Verdict::Pinned | Verdict::Unpinned => Ok(()),
-        }
-    }
-
-    /// A key that is missing and has a pin was there: that is worse than one that never was.
-    async fn was_pinned(&self, name: &Name, missing: Finding) -> Result<Finding, Finding> {
-        Ok(match self.config.pins.of(name).await? {
-            None => missing,
-            Some(pinned) => Cause::KeyDestroyed
-                .seen(format!("{}, and there was one: its pinned fingerprint is {pinned}", missing.seen)),
-        })
+    /// What is true of a key that is not there: who knows it, and who can give it back.
+    async fn is_missing(&self, name: &Name, finding: Finding) -> Finding {
+        let statements = self.all_know(name, None).await;
+        known::missing(name, finding, &statements, &self.config.memory.commands)
     }
 
     /// KES opens what it has just sealed for MinIO.
@@ -373,6 +467,22 @@ async fn within<T>(
 
 fn late(bound: Duration, cause: Cause, what: &str) -> Finding {
     cause.seen(format!("{what} did not answer everything within {}", clock::human(bound)))
+}
+
+/// A key that is well, in words.
+fn about(name: &Name, held: &Held) -> Vec<String> {
+    let mut seen = vec![format!("'{name}', fingerprint {}", held.fingerprint)];
+    if !held.version.key.has_hmac() {
+        seen.push(format!(
+            "note: '{name}' has no HMAC key, as in the older form of KES: a MinIO with root access off does not start on it"
+        ));
+    }
+    seen
+}
+
+/// The drives prove the key.
+fn is_proven(statements: &[Statement], fingerprint: &str) -> bool {
+    statements.iter().any(|one| one.kind == known::Kind::Drives && one.knows(fingerprint))
 }
 
 pub(super) fn unexpected(name: &Name) -> Finding {

@@ -1,15 +1,15 @@
-//! The first key: made only when nothing shows that the name was ever used.
+//! The first key: made only when no witness knows the name, and everyone who might could be asked.
 
 use super::{
     Create,
     checks::{Checks, unexpected},
 };
 use crate::{
-    cause::{Cause, Finding},
-    evidence::{Samples, State},
+    cause::Finding,
     keyring::{Held, KeyringWriter},
+    known::{self, Asked, Kind, Known, Says, Statement, Verdict},
     names::Name,
-    store::Error,
+    store::{Error, History},
 };
 use std::sync::Arc;
 
@@ -20,23 +20,18 @@ impl Checks<'_> {
         writer: &KeyringWriter,
         missing: Finding,
     ) -> Result<Arc<Held>, Finding> {
-        if let Some(trace) = self.trace_of(name).await? {
-            let seen = format!("{}, but {trace}, so it is not made anew", missing.seen);
-            return Err(Cause::KeyMissing
-                .seen(seen)
-                .fix("bring the former key back: what it sealed opens with nothing else"));
-        }
-        if self.config.create == Create::IfNew && self.store.forgets().await? && !self.is_new_tenant().await?
-        {
-            let seen = format!(
-                "{}; K/V v1 forgets what is deleted, and a disk that is not mounted is an empty directory: this is no proof \
-                 that it is new",
-                missing.seen
-            );
-            return Err(Cause::KeyMissing.seen(seen).fix(format!(
-                "if there never was one, make it once: `keswarden key create --first {name}`; or give the gate the tenant's \
-                 new drives: KESWARDEN_DRIVES"
-            )));
+        let commands = &self.config.memory.commands;
+        let history = self.store.history(name).await?;
+        let statements = self.all_know(name, Some(history)).await;
+        let asked = Asked::Creation { on_request: self.config.create == Create::First };
+        match known::judge(asked, &statements) {
+            Verdict::Other(_) => {
+                let finding = known::missing(name, missing, &statements, commands);
+                let seen = format!("{}, so it is not made anew", finding.seen);
+                return Err(Finding { seen, ..finding });
+            }
+            Verdict::Unsure(silent) => return Err(known::unsure(name, missing, &silent, commands)),
+            Verdict::Same | Verdict::First => {}
         }
         let now = jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
         match writer.create(name, &self.config.maker, now).await {
@@ -52,45 +47,18 @@ impl Checks<'_> {
         }
     }
 
-    /// What shows that a key of this name was there once.
-    async fn trace_of(&self, name: &Name) -> Result<Option<String>, Finding> {
-        if self.store.has_trace(name).await? {
-            return Ok(Some("the store has a trace of it".to_owned()));
-        }
-        if let Some(samples) = self.samples().await? {
-            if let Some(records) = samples.keys.get(name.as_str()) {
-                let seen = records.seen;
-                return Ok(Some(format!("the drives hold {seen} objects that were sealed with it")));
-            }
-            if let Some(gap) = gap(&samples) {
-                return Err(Cause::DrivesUnreadable.seen(format!(
-                    "the key '{name}' is missing, and {gap}: what is sealed with it may be there, so it is not made anew"
-                )));
-            }
-        }
-        let Some(copy) = self.config.copy.clone() else { return Ok(None) };
-        let wanted = name.clone();
-        let has = self.blocking.run(move || copy.has(&wanted)).await;
-        let has = has.unwrap_or_else(|hangs| Err(Cause::CopyUnusable.seen(hangs.to_string())))?;
-        Ok(has.then(|| "the sealed copy has it".to_owned()))
+    /// What every witness knows of a name under which nothing is stored, the drives included; the store's own history where it was asked.
+    pub(super) async fn all_know(&self, name: &Name, history: Option<History>) -> Vec<Statement> {
+        let mut statements = self.config.memory.witnesses.ask(name).await;
+        statements.extend(self.drives_know(name).await);
+        statements.extend(history.map(|history| {
+            let says = match history {
+                History::Was => Says::Known(vec![Known::Another("a trace of it".to_owned())]),
+                History::New => Says::New,
+                History::Forgets(why) => Says::Forgets(why.to_owned()),
+            };
+            Statement::new(Kind::History, format!("the history of {}", self.store.describe()), says)
+        }));
+        statements
     }
-
-    /// The tenant's drives are there, and no MinIO has ever used them.
-    async fn is_new_tenant(&self) -> Result<bool, Finding> {
-        Ok(self.samples().await?.is_some_and(|samples| samples.is_new()))
-    }
-}
-
-/// What of the drives was not read.
-fn gap(samples: &Samples) -> Option<String> {
-    let unreadable = samples.drives.iter().find_map(|drive| match &drive.state {
-        State::Unreadable(why) => Some(format!("{} cannot be read: {why}", drive.path.display())),
-        State::New | State::Used => None,
-    });
-    let left = samples.tally.skipped + samples.tally.unknown;
-    unreadable.or_else(|| match (samples.cut_short, left) {
-        (true, _) => Some("there is more on the drives than was looked at".to_owned()),
-        (false, 0) => None,
-        (false, left) => Some(format!("{left} of the files on the drives could not be understood")),
-    })
 }

@@ -6,20 +6,52 @@ use crate::{
     clock::{self, Instant},
     evidence::{self, Drive, Limits, Opened, Samples, State, Verdict},
     keyring::{Held, KeyringWriter},
+    known::{Kind, Known, Says, Statement},
     names::Name,
-    offline, pins,
+    offline,
     store::Error,
 };
 use futures_util::stream::{self, StreamExt};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 
-/// What the drives prove of the keys.
-pub(super) struct Proof {
-    /// Keys that open what was sealed with them.
-    pub(super) proven: Vec<(Name, String)>,
-    /// In words, for a table and a log line.
-    pub(super) says: String,
+/// What the drives say of the keys that were read.
+#[derive(Default)]
+pub(super) struct Tried {
+    /// Of each key that the drives name.
+    statements: BTreeMap<String, Statement>,
+    /// What they say of every key, when they could not be asked.
+    silent: Option<Statement>,
+    /// In words, for a table and a log line; nothing where no drives are given.
+    pub(super) says: Option<String>,
+    /// What stops nobody.
+    pub(super) notes: Vec<Finding>,
+}
+
+// === impl Tried ===
+
+impl Tried {
+    pub(super) fn statement(&self, name: &Name) -> Option<Statement> {
+        self.statements.get(name.as_str()).or(self.silent.as_ref()).cloned()
+    }
+
+    /// That a key opens nothing, or not all, of what the drives hold, where nothing else is known of it.
+    pub(super) fn refutes(&self, finding: &evidence::Finding) -> Finding {
+        let key = &finding.key;
+        let words = self.statements.get(key).map(Statement::words).unwrap_or_default();
+        match finding.verdict {
+            Verdict::Mixed => Cause::KeyMixed
+                .seen(format!("the key '{key}' opens some of the data, and not the rest: {words}")),
+            _ => Cause::KeyReplaced
+                .seen(format!("the key '{key}' is not the one that the data were sealed with: {words}")),
+        }
+    }
+
+    /// The drives know another key of the name than the one that was read.
+    pub(super) fn is_refuted(&self, name: &Name) -> bool {
+        let known = self.statements.get(name.as_str()).map(Statement::known).unwrap_or_default();
+        known.iter().any(|known| matches!(known, Known::Another(_)))
+    }
 }
 
 /// A look at the drives, on a thread of its own: a drive that hangs must hold up nothing else.
@@ -40,14 +72,15 @@ const AGAIN: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 
 impl Checks<'_> {
-    /// The drives, looked at once, since nothing writes to them while MinIO is held back; one that failed is looked at again.
+    /// The drives, looked at once, since nothing writes to them while MinIO is held back; one that failed, or may not be mounted yet, is
+    /// looked at again.
     pub(super) async fn samples(&self) -> Result<Option<Arc<Samples>>, Finding> {
         if self.config.drives.is_empty() {
             return Ok(None);
         }
         let mut drives = self.drives.lock().await;
         if let Some((at, samples)) = &drives.seen
-            && (!samples.drives.iter().any(Drive::is_unreadable) || self.clock.now() - *at < AGAIN)
+            && (!samples.drives.iter().any(Drive::may_come) || self.clock.now() - *at < AGAIN)
         {
             return Ok(Some(samples.clone()));
         }
@@ -79,7 +112,7 @@ impl Checks<'_> {
             .iter()
             .filter_map(|drive| match &drive.state {
                 State::Unreadable(why) => Some(format!("{}: {why}", drive.path.display())),
-                State::New | State::Used => None,
+                State::New | State::Bare | State::Used => None,
             })
             .collect();
         if !failed.is_empty() && failed.len() == samples.drives.len() {
@@ -119,107 +152,173 @@ impl Checks<'_> {
         Ok(())
     }
 
-    /// A key that the drives name, and whether its pin lets it be held; nothing when there is none.
-    async fn named(&self, name: &Name, writer: &KeyringWriter) -> Result<Option<(Arc<Held>, bool)>, Finding> {
-        let held = match writer.look(name).await {
-            Ok(held) => held,
-            Err(Error::Missing(_)) => return Ok(None),
+    /// A key that the drives name; nothing when there is none that can be used.
+    async fn named(&self, name: &Name, writer: &KeyringWriter) -> Result<Option<Arc<Held>>, Finding> {
+        match writer.look(name).await {
+            Ok(held) => Ok(Some(held)),
+            Err(Error::Missing(_)) => Ok(None),
             Err(Error::Failed(finding)) if !offline::stands_in_for(finding.cause) => {
                 self.say(&finding, &format!("the drives name the key '{name}'"));
-                return Ok(None);
+                Ok(None)
             }
-            Err(error) => {
-                return Err(error.into_finding(|| unreadable(format!("the key '{name}' exists by turns"))));
-            }
-        };
-        match self.config.pins.judge(name, &held.fingerprint).await {
-            Ok(_) => Ok(Some((held, true))),
-            Err(finding) if pins::is_proof(&finding) => {
-                self.say(&finding, &format!("the key '{name}' is not used"));
-                Ok(Some((held, false)))
-            }
-            Err(finding) => Err(finding),
+            Err(error) => Err(error.into_finding(|| unreadable(format!("the key '{name}' exists by turns")))),
         }
     }
 
     /// An error line, once.
-    fn say(&self, finding: &Finding, what: &str) {
+    pub(super) fn say(&self, finding: &Finding, what: &str) {
         if self.is_news(&finding.seen) {
             tracing::error!(cause = finding.cause.id(), "{what}: {finding}");
         }
     }
 
-    /// Holds every key that the drives name against what they hold; `absent` is what it means that one was not found.
-    pub(super) fn proof(&self, samples: &Samples, looked: &Looked, absent: Opened) -> Result<Proof, Finding> {
+    /// Tries every key that was read on what the drives hold of it.
+    pub(super) fn tried(&self, samples: &Result<Option<Arc<Samples>>, Finding>, looked: &Looked) -> Tried {
+        let samples = match samples {
+            Ok(None) => return Tried::default(),
+            Ok(Some(samples)) => samples,
+            Err(finding) => return Tried { silent: Some(self.silent(finding)), ..Tried::default() },
+        };
         let findings = evidence::judge(samples, |key, ciphertext, context| match looked.get(key) {
-            None => absent,
-            Some((held, _)) => match held.version.key.open(ciphertext, context) {
-                Ok(_) => Opened::Yes,
-                Err(_) => Opened::No,
-            },
+            None => Opened::NoSuchKey,
+            Some(held) if held.version.key.open(ciphertext, context).is_ok() => Opened::Yes,
+            Some(_) => Opened::No,
         });
-        let (mut proven, mut says) = (Vec::new(), Vec::new());
-        for finding in &findings {
-            self.weigh(finding)?;
+        self.weighed(samples, &findings, |key| looked.get(key).map(|held| held.fingerprint.clone()))
+    }
+
+    /// What findings of the drives mean: a statement for each key, and what is only told of. `fingerprint` is that of a key that was
+    /// tried, where it is known.
+    pub(super) fn weighed(
+        &self,
+        samples: &Samples,
+        findings: &[evidence::Finding],
+        fingerprint: impl Fn(&str) -> Option<String>,
+    ) -> Tried {
+        let mut tried = Tried::default();
+        let mut says = Vec::new();
+        for finding in findings {
             let evidence::Finding { key, opened, failed, records, .. } = finding;
             says.push(format!("'{key}' opened {opened} of {} tried ({records} seen)", opened + failed));
-            if let (Verdict::Opens, Some((name, (held, _)))) =
-                (finding.verdict, looked.get_key_value(key.as_str()))
-            {
-                proven.push((name.clone(), held.fingerprint.clone()));
-            }
+            let this = |fingerprint| {
+                Known::Fingerprint(fingerprint, format!("opens {opened} of {} tried", opened + failed))
+            };
+            let another = |how: String| Known::Another(how);
+            let known = match (finding.verdict, fingerprint(key)) {
+                (Verdict::Opens, Some(fingerprint)) => vec![this(fingerprint)],
+                (Verdict::NoneOpen, _) => vec![another(format!(
+                    "what is stored opens none of the {failed} sealed files tried, of {records} on the drives"
+                ))],
+                (Verdict::Mixed, fingerprint) => fingerprint
+                    .map(this)
+                    .into_iter()
+                    .chain([another(format!(
+                        "{failed} of those tried were sealed with another key of this name"
+                    ))])
+                    .collect(),
+                (Verdict::TooFew, _) => {
+                    tried.notes.push(Cause::KeyUnproven.seen(format!(
+                        "the key '{key}' opens none of the {failed} objects tried, of {records} on the drives: so few may have been \
+                         sealed for another place, and prove nothing"
+                    )));
+                    continue;
+                }
+                (Verdict::MissingKey, _) => {
+                    self.tell_of_missing(key, *records);
+                    continue;
+                }
+                (Verdict::NoEvidence | Verdict::Opens, _) => continue,
+            };
+            tried.statements.insert(
+                key.clone(),
+                Statement::new(Kind::Drives, self.drives_in_words(), Says::Known(known)),
+            );
         }
-        let says = match (samples.is_new(), says.is_empty()) {
+        let mut said = match (samples.is_new(), says.is_empty()) {
             (true, _) => "the drives are new".to_owned(),
             (_, true) => "no evidence on the drives".to_owned(),
             (_, false) => format!("by the drives: {}", says.join("; ")),
         };
-        Ok(Proof { proven, says })
+        if samples.tally.unseen > 0 {
+            said.push_str(&format!(
+                "; {} sealed files of MinIO's own were not looked at: another drive has their first part",
+                samples.tally.unseen
+            ));
+        }
+        if let Some(gap) = gap(samples) {
+            said.push_str(&format!("; {gap}"));
+        }
+        tried.says = Some(said);
+        tried
     }
 
-    /// What stops the gate, and what is only said.
-    pub(super) fn weigh(&self, finding: &evidence::Finding) -> Result<(), Finding> {
-        let evidence::Finding { key, opened, failed, records, .. } = finding;
-        match finding.verdict {
-            Verdict::NoneOpen => Err(Cause::KeyReplaced.seen(format!(
-                "the key '{key}' opens none of the {failed} objects tried, of {records} on the drives: it is not the key \
-                 that they were sealed with, whatever the pins say"
-            ))),
-            Verdict::Mixed => Err(Cause::KeyMixed.seen(format!(
-                "the key '{key}' opens {opened} of the objects tried, old or new, and not the other {failed}: somebody has \
-                 booted on another key of this name"
-            ))),
-            Verdict::MissingKey if self.config.keys.iter().all(|demanded| demanded.as_str() != key) => {
-                let missing = Cause::KeyMissing
-                    .seen(format!("the drives hold {records} objects under the key '{key}', and there is no such key"))
-                    .fix("bring it back, or they cannot be read");
-                self.say(&missing, "the tenant starts all the same");
-                Ok(())
-            }
-            _ => Ok(()),
+    /// A key that is not demanded, that the drives name, and that the store does not have: the tenant starts all the same.
+    fn tell_of_missing(&self, key: &str, records: u64) {
+        if self.config.keys.iter().any(|demanded| demanded.as_str() == key) {
+            return;
         }
+        let missing = Cause::KeyMissing
+            .seen(format!(
+                "the drives hold {records} objects under the key '{key}', and there is no such key"
+            ))
+            .fix("bring it back, or they cannot be read");
+        self.say(&missing, "the tenant starts all the same");
     }
 
-    /// Pins what the data has proven. A pin that cannot be written stops nobody: that there is none is said at every start.
-    pub(super) async fn pin_what_is_proven(&self, proof: &Proof) -> Result<(), Finding> {
-        if !self.config.pins.can_write() || self.only_looks {
-            return Ok(());
-        }
-        let now = jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
-        for (name, fingerprint) in &proof.proven {
-            if self.config.pins.judge(name, fingerprint).await? == pins::Verdict::Pinned {
-                continue;
-            }
-            match self.config.pins.pin(name, fingerprint, now).await {
-                Ok(()) => tracing::info!(key = %name, fingerprint, "the key is pinned: the drives prove it"),
-                Err(finding) if pins::is_proof(&finding) || self.config.pins.mode == pins::Mode::Require => {
-                    return Err(finding);
-                }
-                Err(finding) => self.say(&finding, &format!("the key '{name}' could not be pinned")),
-            }
-        }
-        Ok(())
+    /// What the drives know of a name under which nothing is stored. Absent: none are given, or they are in use and do not name it.
+    pub(super) async fn drives_know(&self, name: &Name) -> Option<Statement> {
+        let samples = match self.samples().await {
+            Ok(samples) => samples?,
+            Err(finding) => return Some(self.silent(&finding)),
+        };
+        let says = if let Some(records) = samples.keys.get(name.as_str()) {
+            let seen = records.seen;
+            Says::Known(vec![Known::Another(format!("{seen} objects that were sealed with it"))])
+        } else if let Some(gap) = gap(&samples).or_else(|| unseen(&samples)) {
+            Says::CannotTell(unreadable(format!("{gap}: what is sealed with it may be there")))
+        } else if samples.is_new() {
+            Says::New
+        } else {
+            let bare = samples.drives.iter().find(|drive| drive.state == State::Bare)?;
+            let path = bare.path.display();
+            Says::CannotTell(
+                unreadable(format!("{path} has no MinIO format and is no mount point: its volume may not be mounted")).fix(format!(
+                    "mount the tenant's volumes; where {path} is a plain directory that is new, make the key without the drives: `env -u \
+                     KESWARDEN_DRIVES {}`",
+                    self.config.memory.commands.create_first(name)
+                )),
+            )
+        };
+        Some(Statement::new(Kind::Drives, self.drives_in_words(), says))
     }
+
+    fn silent(&self, finding: &Finding) -> Statement {
+        Statement::new(Kind::Drives, self.drives_in_words(), Says::CannotTell(finding.clone()))
+    }
+
+    fn drives_in_words(&self) -> String {
+        format!("the drives {}", self.config.drives.join(", "))
+    }
+}
+
+/// What of the drives was not read.
+fn gap(samples: &Samples) -> Option<String> {
+    let unreadable = samples.drives.iter().find_map(|drive| match &drive.state {
+        State::Unreadable(why) => Some(format!("{} cannot be read: {why}", drive.path.display())),
+        State::New | State::Bare | State::Used => None,
+    });
+    let left = samples.tally.skipped + samples.tally.unknown;
+    unreadable.or_else(|| match (samples.cut_short, left) {
+        (true, _) => Some("there is more on the drives than was looked at".to_owned()),
+        (false, 0) => None,
+        (false, left) => Some(format!("{left} of the files on the drives could not be understood")),
+    })
+}
+
+fn unseen(samples: &Samples) -> Option<String> {
+    let unseen = samples.tally.unseen;
+    (unseen > 0)
+        .then(|| format!("{unseen} sealed files of MinIO's own have their first part on another drive"))
 }
 
 fn unreadable(seen: String) -> Finding {

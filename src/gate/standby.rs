@@ -1,10 +1,11 @@
 //! The store is away: a sealed copy may stand in for it, when it is there, counts, and neither pins nor drives say otherwise.
 
-use super::checks::{Checks, Looked};
+use super::checks::{Checks, Looked, Well};
 use crate::{
     cause::{Cause, Finding},
-    clock, evidence,
+    clock,
     keyring::KeyringWriter,
+    known::{self, Asked, Kind, Verdict},
     offline::{self, Opened},
 };
 use std::sync::Arc;
@@ -14,7 +15,7 @@ impl Checks<'_> {
         &self,
         writer: &KeyringWriter,
         finding: Finding,
-    ) -> (Result<String, Finding>, Option<Result<String, Finding>>) {
+    ) -> (Result<String, Finding>, Option<Result<Well, Finding>>) {
         let Some(copy) = self.config.copy.as_ref().filter(|_| offline::stands_in_for(finding.cause)) else {
             return (Err(finding), None);
         };
@@ -37,34 +38,49 @@ impl Checks<'_> {
         (Ok(seen), Some(keys))
     }
 
-    /// The demanded keys must be in it; none of it is held before all of it was found well. Keys count as verified when they
-    /// last were.
-    async fn keys_of_copy(&self, writer: &KeyringWriter, opened: Opened) -> Result<String, Finding> {
+    /// The demanded keys must be in it, and no other witness may know another one; none of it is held before all of it was found well.
+    /// Keys count as verified when they last were. A copy of another key store counts for no key that nobody else knows: two agents may
+    /// share a directory.
+    async fn keys_of_copy(&self, writer: &KeyringWriter, opened: Opened) -> Result<Well, Finding> {
         let mut looked = Looked::new();
         for kept in opened.keys {
             let verified = self.clock.boot().saturating_sub(kept.age);
-            looked.insert(kept.name, (Arc::new(writer.copied(kept.version, verified, kept.lost)), true));
+            looked.insert(kept.name, Arc::new(writer.copied(kept.version, verified, kept.lost)));
         }
         for name in &self.config.keys {
             if !looked.contains_key(name) {
                 return Err(Cause::KeyMissing.seen(format!("the sealed copy has no key '{name}'")));
             }
         }
-        // A registry in the Vault that is away cannot be asked; one that answers counts.
-        let pins = match looked.keys().next() {
-            Some(name) => self.config.pins.that_answer(name).await,
-            None => self.config.pins.clone(),
-        };
-        for (name, (held, _)) in &looked {
-            pins.judge(name, &held.fingerprint).await?;
+        let mut drives = self.tried(&self.samples().await, &looked);
+        // The copy is no witness for itself.
+        let others = self.config.memory.witnesses.without(Kind::Copy);
+        let mut passed = Vec::new();
+        for (name, held) in looked {
+            let mut statements = others.ask(&name).await;
+            statements.extend(drives.statement(&name));
+            self.judge(&name, &held, &statements)?;
+            let is_known = known::judge(Asked::Key(&held.fingerprint), &statements) == Verdict::Same;
+            if opened.is_ours || is_known {
+                passed.push((name, held));
+            } else if self.config.keys.contains(&name) {
+                return Err(Cause::CopyUnusable
+                    .seen(format!(
+                        "the sealed copy is of {}, the key store here is {}, and nobody else knows its key '{name}'",
+                        opened.origin,
+                        self.store.describe()
+                    ))
+                    .fix(
+                        "give each key store a copy of its own: KESWARDEN_OFFLINE_DIR; if the key store has only moved, say so by a pin: \
+                         KESWARDEN_PINS",
+                    ));
+            }
         }
-        let mut seen = vec![format!("{} keys of the sealed copy", looked.len())];
-        if let Some(samples) = self.samples().await? {
-            seen.push(self.proof(&samples, &looked, evidence::Opened::Unknown)?.says);
-        }
-        for (name, (held, _)) in looked {
+        let mut says = vec![format!("{} keys of the sealed copy", passed.len())];
+        says.extend(drives.says.take());
+        for (name, held) in passed {
             writer.hold(&name, held);
         }
-        Ok(seen.join("; "))
+        Ok(Well { says: says.join("; "), notes: drives.notes })
     }
 }

@@ -190,7 +190,7 @@ impl Worker {
             }
             Err(finding) => return Err(finding),
         }
-        match self.store.create(name, &held.version.to_text()).await {
+        match self.store.put_back(name, &held.version.to_text()).await {
             Ok(()) => {}
             Err(error) => {
                 return Err(error.into_finding(|| {

@@ -5,9 +5,10 @@
 
 use crate::{
     cause::{Cause, Finding},
+    known::shell_word,
     names::Name,
     secret::Secret,
-    store::{Error, KeyStore},
+    store::{Error, History, KeyStore},
     tls::mint,
 };
 use async_trait::async_trait;
@@ -107,9 +108,10 @@ impl Dir {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound && (self.on_demand || self.path.is_dir()) => {
                 return Err(Error::Missing(
-                    Cause::KeyMissing
-                        .seen(format!("there is no key file {}", path.display()))
-                        .fix(format!("create it once: {}", self.how_to_create(name))),
+                    Cause::KeyMissing.seen(format!("there is no key file {}", path.display())).fix(format!(
+                        "mount the disk of {}, if it is on one of its own",
+                        self.path.display()
+                    )),
                 ));
             }
             Err(error) => return Err(self.failed(&format!("reading the key '{name}'"), &error)),
@@ -183,8 +185,10 @@ impl Dir {
         Ok(names)
     }
 
-    fn how_to_create(&self, name: &Name) -> String {
-        format!("`(umask 077; set -C; keswarden key new > {})`", shell_word(&self.path.join(name.as_str())))
+    /// A name with a dot is none of a key.
+    fn how_to_set_aside(&self, name: &Name) -> String {
+        let file = self.path.join(name.as_str()).display().to_string();
+        format!("`mv -n {} {}`", shell_word(&file), shell_word(&format!("{file}.set-aside")))
     }
 }
 
@@ -209,7 +213,8 @@ impl KeyStore for FsStore {
             }
             // Never made here: an empty one in the place of a disk that is not mounted would look like a new tenant's.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let fix = format!("mkdir -m 700 {}, or mount it", shell_word(&dir.path));
+                let fix =
+                    format!("mkdir -m 700 {}, or mount it", shell_word(&dir.path.display().to_string()));
                 Err(Error::Failed(dir.finding("looking for the keys", &error).fix(fix)))
             }
             Err(error) => Err(dir.failed("looking for the keys", &error)),
@@ -222,20 +227,18 @@ impl KeyStore for FsStore {
         self.call("reading a key", move |dir| dir.read(&wanted)).await
     }
 
-    async fn has_trace(&self, name: &Name) -> Result<bool, Finding> {
+    /// A disk that is not mounted is an empty directory: nothing in it shows that a name is new.
+    async fn history(&self, name: &Name) -> Result<History, Finding> {
         let wanted = name.clone();
         let what = "looking for a key";
         let looked = self.call(what, move |dir| match fs::symlink_metadata(dir.path.join(wanted.as_str())) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Ok(_) => Ok(History::Was),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(History::Forgets(
+                "a directory forgets what is deleted, and one whose disk is not mounted is empty",
+            )),
             Err(error) => Err(dir.failed(what, &error)),
         });
         looked.await.map_err(Error::finding)
-    }
-
-    /// A disk that is not mounted is an empty directory: nothing in it shows that a name is new.
-    async fn forgets(&self) -> Result<bool, Finding> {
-        Ok(true)
     }
 
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
@@ -274,8 +277,8 @@ impl KeyStore for FsStore {
         self.call("listing the keys", |dir| dir.list()).await.map_err(Error::finding)
     }
 
-    fn how_to_create(&self, name: &Name) -> String {
-        self.dir.how_to_create(name)
+    fn how_to_set_aside(&self, name: &Name) -> String {
+        self.dir.how_to_set_aside(name)
     }
 }
 
@@ -285,10 +288,4 @@ fn is_hidden(file: &str) -> bool {
     parts.is_some_and(|(name, tail)| {
         Name::parse(name).is_ok() && tail.len() == TAIL && tail.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
-}
-
-fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
-    if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

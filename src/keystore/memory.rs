@@ -4,7 +4,7 @@ use crate::{
     cause::{Cause, Finding},
     names::Name,
     secret::Secret,
-    store::{Error, KeyStore},
+    store::{Error, History, KeyStore},
 };
 use async_trait::async_trait;
 use std::{
@@ -82,9 +82,9 @@ impl KeyStore for MemoryStore {
         lock(&self.keys).get(name.as_str()).cloned().map(Secret::new).ok_or_else(missing)
     }
 
-    async fn has_trace(&self, name: &Name) -> Result<bool, Finding> {
+    async fn history(&self, name: &Name) -> Result<History, Finding> {
         self.check()?;
-        Ok(lock(&self.keys).contains_key(name.as_str()))
+        Ok(if lock(&self.keys).contains_key(name.as_str()) { History::Was } else { History::New })
     }
 
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
@@ -116,7 +116,7 @@ impl KeyStore for MemoryStore {
         Ok(lock(&self.keys).keys().cloned().collect())
     }
 
-    fn how_to_create(&self, _: &Name) -> String {
-        "use `create`".to_owned()
+    fn how_to_set_aside(&self, name: &Name) -> String {
+        format!("in memory, the key '{name}'")
     }
 }

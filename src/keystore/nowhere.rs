@@ -4,7 +4,7 @@ use crate::{
     cause::{Cause, Finding},
     names::Name,
     secret::Secret,
-    store::{Error, KeyStore},
+    store::{Error, History, KeyStore},
 };
 use async_trait::async_trait;
 
@@ -30,7 +30,7 @@ impl KeyStore for Nowhere {
         Err(Error::Failed(unset()))
     }
 
-    async fn has_trace(&self, _: &Name) -> Result<bool, Finding> {
+    async fn history(&self, _: &Name) -> Result<History, Finding> {
         Err(unset())
     }
 
@@ -50,7 +50,7 @@ impl KeyStore for Nowhere {
         Err(unset())
     }
 
-    fn how_to_create(&self, name: &Name) -> String {
-        format!("`kes key create {name}`")
+    fn how_to_set_aside(&self, name: &Name) -> String {
+        format!("in the key store of KES, the key '{name}'")
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     names::Name,
     retry::Backoff,
     secret::Secret,
-    store::{Error, KeyStore},
+    store::{Error, History, KeyStore},
     vault::{
         Client,
         verdict::{self, Answer, Asked},
@@ -242,7 +242,8 @@ impl VaultStore {
 #[async_trait]
 impl KeyStore for VaultStore {
     fn describe(&self) -> String {
-        format!("Vault {}, K/V {}", self.client.address(), self.path("", ""))
+        let space = self.client.namespace().map(|space| format!(", namespace {space}")).unwrap_or_default();
+        format!("Vault {}{space}, K/V {}", self.client.address(), self.path("", ""))
     }
 
     async fn ready(&self) -> Result<(), Finding> {
@@ -256,22 +257,20 @@ impl KeyStore for VaultStore {
         self.unwrap(name, text).await.map_err(Error::Failed)
     }
 
-    async fn has_trace(&self, name: &Name) -> Result<bool, Finding> {
+    async fn history(&self, name: &Name) -> Result<History, Finding> {
         match self.read(name).await {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(History::Was),
             Err(Error::Failed(finding)) => match finding.cause {
                 Cause::KeyDeleted | Cause::KeyDestroyed | Cause::KeyMalformed | Cause::KeyTransitUnset => {
-                    Ok(true)
+                    Ok(History::Was)
                 }
                 _ => Err(finding),
             },
-            Err(_) if self.version().await? == Version::V2 => self.has_metadata(name).await,
-            Err(_) => Ok(false),
+            Err(_) if self.version().await? == Version::V2 => {
+                Ok(if self.has_metadata(name).await? { History::Was } else { History::New })
+            }
+            Err(_) => Ok(History::Forgets("K/V v1 forgets what is deleted")),
         }
-    }
-
-    async fn forgets(&self) -> Result<bool, Finding> {
-        Ok(self.version().await? == Version::V1)
     }
 
     async fn oddity(&self, name: &Name) -> Result<Option<Finding>, Finding> {
@@ -415,11 +414,19 @@ impl KeyStore for VaultStore {
         }
     }
 
-    fn how_to_create(&self, name: &Name) -> String {
+    /// What is stored is kept in a file first. On K/V v2 all versions go: version 1 is what counts.
+    fn how_to_set_aside(&self, name: &Name) -> String {
         let Config { mount, prefix, .. } = &self.config;
         let place = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
-        let cas = if self.known_version() == Some(Version::V1) { "" } else { "-cas=0 " };
-        format!("`keswarden key new | bao kv put {cas}-mount={mount} {place} {name}=-`")
+        let space = self.client.namespace().map(|space| format!("-namespace={space} ")).unwrap_or_default();
+        let (version, delete) = match self.known_version() {
+            Some(Version::V1) => ("", "kv delete"),
+            _ => ("-version=1 ", "kv metadata delete"),
+        };
+        format!(
+            "`(umask 077; set -C; bao kv get {space}-mount={mount} {version}-field={name} {place} > {name}.set-aside && bao {delete} \
+             {space}-mount={mount} {place})`"
+        )
     }
 
     async fn keep(&self) {

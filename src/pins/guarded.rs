@@ -1,38 +1,74 @@
-//! A key store whose names are pinned: nothing else is created under a name that has a pin, and what is created gets one.
+//! A key store with witnesses in front: no other key is made, put back or used under a name that somebody knows, and what is first
+//! used is remembered before.
 
-use super::{Pins, is_proof, is_same};
+use super::{Mode, Pins};
 use crate::{
     cause::{Cause, Finding},
-    clock::Clock,
     crypto::key_version::KeyVersion,
+    known::{self, Asked, Commands, Statement, Verdict, Witnesses, judge},
     names::Name,
     secret::Secret,
-    store::{Error, KeyStore},
+    store::{Error, History, KeyStore},
 };
 use async_trait::async_trait;
 use std::sync::Arc;
 
-/// A key store with pins in front of it.
+/// A key store with witnesses in front of it.
 pub struct Guarded {
-    pub store: Arc<dyn KeyStore>,
-    pub pins: Pins,
-    pub clock: Clock,
+    store: Arc<dyn KeyStore>,
+    witnesses: Witnesses,
+    pins: Pins,
+    commands: Commands,
 }
 
 // === impl Guarded ===
 
 impl Guarded {
-    /// The very bytes that were pinned may be put back: that is a restore.
-    async fn may_be_created(&self, name: &Name, text: &Secret) -> Result<String, Finding> {
+    pub fn new(store: Arc<dyn KeyStore>, witnesses: Witnesses, pins: Pins, commands: Commands) -> Self {
+        Self { store, witnesses, pins, commands }
+    }
+
+    /// Whether these bytes may be stored under the name: what the witnesses say of their fingerprint.
+    async fn may_be_stored(&self, name: &Name, text: &Secret) -> Result<(String, Vec<Statement>), Finding> {
         let key = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
             Cause::KeyMalformed.seen(format!("what was to be stored as '{name}' is no key: {error}"))
         })?;
         let fingerprint = key.key.fingerprint();
-        match self.pins.of(name).await? {
-            Some(pinned) if !is_same(&pinned, &fingerprint) => Err(Cause::KeyReplaced.seen(format!(
-                "there was a key '{name}' already, with the fingerprint {pinned}: no other is made under its name"
-            ))),
-            _ => Ok(fingerprint),
+        let statements = self.witnesses.ask(name).await;
+        match judge(Asked::Key(&fingerprint), &statements) {
+            Verdict::Other(known) => {
+                let known: Vec<_> = known.into_iter().map(Statement::words).collect();
+                Err(Cause::KeyReplaced
+                    .seen(format!(
+                        "there was a key '{name}' already, it is known from {}: no other is stored under its name",
+                        known.join("; from ")
+                    ))
+                    .fix(known::missing(name, Cause::KeyMissing.seen(""), &statements, &self.commands).fix))
+            }
+            _ => Ok((fingerprint, statements)),
+        }
+    }
+
+    /// The key is there and is right; what could not be written down is told of, and stops nothing.
+    async fn store_and_remember(
+        &self,
+        name: &Name,
+        text: &Secret,
+        (fingerprint, statements): (&str, &[Statement]),
+    ) -> Result<(), Error> {
+        self.store.create(name, text).await?;
+        if self.pins.mode == Mode::Require
+            && let Err(finding) = self.pins.pin(name, fingerprint).await
+        {
+            tracing::error!(key = %name, cause = finding.cause.id(), "the new key could not be pinned: {finding}");
+        }
+        self.remember(name, fingerprint, statements).await;
+        Ok(())
+    }
+
+    async fn remember(&self, name: &Name, fingerprint: &str, statements: &[Statement]) {
+        for finding in self.witnesses.remember(name, fingerprint, statements).await {
+            tracing::error!(key = %name, cause = finding.cause.id(), "the key is used, and could not be remembered: {finding}");
         }
     }
 }
@@ -51,41 +87,52 @@ impl KeyStore for Guarded {
         self.store.get(name).await
     }
 
-    /// A pin is a trace as well: on K/V v1 it is the only one that a deletion leaves.
-    async fn has_trace(&self, name: &Name) -> Result<bool, Finding> {
-        Ok(self.pins.of(name).await?.is_some() || self.store.has_trace(name).await?)
+    async fn history(&self, name: &Name) -> Result<History, Finding> {
+        self.store.history(name).await
     }
 
+    /// A new key: somebody asks for it by name. A witness that cannot be asked may know the name.
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
-        let fingerprint = self.may_be_created(name, text).await.map_err(Error::Failed)?;
-        self.store.create(name, text).await?;
-        let now = jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
-        if let Err(finding) = self.pins.pin(name, &fingerprint, now).await {
-            // The key is there and is right; that it has no pin is said at every start.
-            tracing::error!(key = %name, cause = finding.cause.id(), "the new key could not be pinned: {finding}");
+        let (fingerprint, statements) = match self.may_be_stored(name, text).await {
+            Ok(may) => may,
+            // Another pod was faster, and has told the witnesses.
+            Err(_) if self.store.get(name).await.is_ok() => return Err(Error::Exists),
+            Err(finding) => return Err(Error::Failed(finding)),
+        };
+        if let Verdict::Unsure(silent) = judge(Asked::Creation { on_request: true }, &statements) {
+            let absent = Cause::MemoryUnusable.seen(format!("the key '{name}' was to be made"));
+            return Err(Error::Failed(known::unsure(name, absent, &silent, &self.commands)));
         }
-        Ok(())
+        self.store_and_remember(name, text, (&fingerprint, &statements)).await
+    }
+
+    /// The very bytes that were in use: who kept them is a witness, so nobody else need be asked.
+    async fn put_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        let (fingerprint, statements) = self.may_be_stored(name, text).await.map_err(Error::Failed)?;
+        self.store_and_remember(name, text, (&fingerprint, &statements)).await
     }
 
     async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
-        self.may_be_created(name, text).await.map_err(Error::Failed)?;
         self.store.replace(name, text).await
     }
 
-    /// A registry that cannot be asked stops nobody: the gate has asked for the keys that matter most.
     async fn vouch(&self, name: &Name, fingerprint: &str) -> Result<(), Finding> {
-        match self.pins.judge(name, fingerprint).await {
-            Err(finding) if is_proof(&finding) => Err(finding),
-            Err(finding) => {
-                tracing::warn!(key = %name, cause = finding.cause.id(), "the key is used without a look at its pin: {finding}");
-                Ok(())
-            }
-            Ok(_) => Ok(()),
+        let statements = self.witnesses.ask(name).await;
+        if let Verdict::Other(_) = judge(Asked::Key(fingerprint), &statements) {
+            let (place, set_aside) = (self.store.describe(), self.store.how_to_set_aside(name));
+            return Err(known::replaced(
+                name,
+                fingerprint,
+                &place,
+                &statements,
+                (&self.commands, &set_aside),
+            ));
         }
-    }
-
-    async fn forgets(&self) -> Result<bool, Finding> {
-        self.store.forgets().await
+        if let Some(silent) = known::not_asked(&statements) {
+            tracing::warn!(key = %name, cause = Cause::MemoryUnusable.id(), "the key is used, and not every witness could be asked: {silent}");
+        }
+        self.remember(name, fingerprint, &statements).await;
+        Ok(())
     }
 
     async fn oddity(&self, name: &Name) -> Result<Option<Finding>, Finding> {
@@ -112,8 +159,8 @@ impl KeyStore for Guarded {
         self.store.list().await
     }
 
-    fn how_to_create(&self, name: &Name) -> String {
-        self.store.how_to_create(name)
+    fn how_to_set_aside(&self, name: &Name) -> String {
+        self.store.how_to_set_aside(name)
     }
 
     async fn keep(&self) {

@@ -75,6 +75,7 @@ impl Server {
             .arg(dir.path().join("server-config.yaml"))
             .env_clear()
             .env("KESWARDEN_ADMIN_ADDR", admin.to_string())
+            .env("XDG_STATE_HOME", dir.path().join("state"))
             .envs(environment)
             .stdout(Stdio::null())
             .stderr(Stdio::null())

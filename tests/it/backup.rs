@@ -147,7 +147,7 @@ fn a_vault_that_is_gone_with_its_storage_is_made_good_by_a_backup() {
     bao.setup_kv(2, "kv");
     point(&mut agent, &bao);
     agent.run();
-    agent.process().says(SOON, "has a trace of it, so it is not made anew");
+    agent.process().says(SOON, "so it is not made anew");
     ended(&safe.verify(&agent, "backup.age"), 69, &["my-key", "MISSING in the store"]);
     ended(&safe.restore(&agent, "backup.age", &["--dry-run"]), 0, &["would be restored"]);
     ended(&safe.restore(&agent, "backup.age", &[SECOND]), 0, &["bucket-key", " restored"]);

@@ -36,8 +36,9 @@ fn an_empty_directory_is_no_proof_that_a_key_is_new() {
     fs::rename(&keys, &mounted).unwrap();
     fs::create_dir(&keys).unwrap();
     agent.run();
-    agent.process().says(SOON, &advice);
+    agent.process().says(SOON, "so it is not made anew; fix: mount the disk");
     assert!(!keys.join(KEY).exists(), "no other key is made under the name");
+    assert!(!agent.process().log().contains(&advice), "nobody is told to make another one");
     fs::remove_dir(&keys).unwrap();
     fs::rename(&mounted, &keys).unwrap();
     agent.ready();

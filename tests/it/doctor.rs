@@ -116,7 +116,7 @@ fn what_fails_has_an_exit_code_of_its_own() {
     site.tells(64, "failed", "setting_doubtful", "did you mean KESWARDEN_KEY_NAME?");
     // Every key that is named is asked for, and one that is well does not hide another.
     site.anew(&[("KESWARDEN_PINS", "other-key=00112233445566778899aabbccddeeff".to_owned())]);
-    site.tells(65, "failed", "key_destroyed", "other-key");
+    site.tells(69, "failed", "key_missing", "other-key");
     let nobody = format!("http://127.0.0.1:{}", closed_port());
     site.anew(&[("KESWARDEN_MINIO_ENDPOINT", nobody)]);
     site.tells(69, "failed", "minio_unreachable", "KESWARDEN_MINIO_ENDPOINT");

@@ -394,6 +394,7 @@ impl Server {
         let (kes_port, admin_port) = (port.unwrap_or_else(free_port), free_port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_keswarden"));
         command.env_clear().env("KESWARDEN_ADMIN_ADDR", format!("127.0.0.1:{admin_port}"));
+        command.env("XDG_STATE_HOME", config.with_file_name("state"));
         command.envs(settings.iter().map(|(name, value)| (name, value)));
         command.arg("server").arg("--config").arg(config);
         command.arg("--addr").arg(format!("127.0.0.1:{kes_port}"));

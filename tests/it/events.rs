@@ -131,6 +131,8 @@ fn agent(kubernetes: &Kubernetes, keys: &TempDir) -> Agent {
     let mut settings = kubernetes.settings();
     settings.push(("KESWARDEN_FS_DIR", keys.path().to_string_lossy().into_owned()));
     settings.push(("KESWARDEN_KEY_NAME", KEY.to_owned()));
+    // So that there is something to be told of.
+    settings.push(("KESWARDEN_MEMORY", "off".to_owned()));
     Agent::new("events", &settings)
 }
 
@@ -151,7 +153,7 @@ fn the_pod_s_events_say_why_it_waits_and_that_it_goes_on() {
     assert_eq!(event["involvedObject"]["name"], "minio-0");
     assert_eq!(event["involvedObject"]["uid"], "0d9c-the-uid");
     assert_eq!(event["type"], "Warning");
-    assert!(event["message"].as_str().unwrap().contains("fix: create it once"), "{event}");
+    assert!(event["message"].as_str().unwrap().contains("keswarden key create --first"), "{event}");
     assert_eq!(events[1]["type"], "Normal");
 }
 

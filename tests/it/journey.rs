@@ -87,8 +87,7 @@ impl Tenant {
         self.bao.unseal();
         init.says(SOON, "key_missing");
         // The command that makes one.
-        init.says(SOON, "keswarden key new");
-        init.says(SOON, &format!("{KEY}=-"));
+        init.says(SOON, &format!("keswarden key create --first {KEY}"));
         assert_eq!(init.ended(), None, "the gate must wait for the key\n{}", init.tail());
 
         let key = succeeded("keswarden key new", &self.agent.output(&["key", "new", KEY]));

@@ -51,7 +51,13 @@ impl Kes {
         RunDir::new(dir.path().to_owned(), &[]).ensure(now()).unwrap();
         let file = dir.path().join("server-config.yaml");
         std::fs::write(&file, Self::yaml(&dir, more)).unwrap();
-        let mut variables = vec![("KESWARDEN_ADMIN_ADDR", "127.0.0.1:0"), ("KESWARDEN_AUDIT", "off")];
+        let state = dir.path().join("state").display().to_string();
+        let mut variables = vec![
+            ("KESWARDEN_ADMIN_ADDR", "127.0.0.1:0"),
+            ("KESWARDEN_AUDIT", "off"),
+            // By default it would be below /var/lib.
+            ("XDG_STATE_HOME", state.as_str()),
+        ];
         variables.extend_from_slice(environment);
         let environment = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         let inputs = Inputs { environment, config: None, key: None };

@@ -44,6 +44,7 @@ impl Server {
             .env_clear()
             .env("KESWARDEN_ADMIN_ADDR", admin.to_string())
             .env("KESWARDEN_LOG", "info")
+            .env("XDG_STATE_HOME", dir.path().join("state"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

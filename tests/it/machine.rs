@@ -14,7 +14,7 @@ use keswarden::{
     metrics::Registry,
     names::Name,
     secret::Secret,
-    store::{Error, KeyStore},
+    store::{Error, History, KeyStore},
 };
 use proptest::prelude::*;
 use std::{
@@ -84,8 +84,8 @@ impl KeyStore for Scripted {
         }
     }
 
-    async fn has_trace(&self, _: &Name) -> Result<bool, Finding> {
-        panic!("nobody looks for traces")
+    async fn history(&self, _: &Name) -> Result<History, Finding> {
+        panic!("nobody looks for a history")
     }
 
     async fn create(&self, _: &Name, text: &Secret) -> Result<(), Error> {
@@ -111,7 +111,7 @@ impl KeyStore for Scripted {
         panic!("nobody lists keys")
     }
 
-    fn how_to_create(&self, _: &Name) -> String {
+    fn how_to_set_aside(&self, _: &Name) -> String {
         String::new()
     }
 }

@@ -43,6 +43,7 @@ mod own_create;
 mod pins;
 mod proof;
 mod reload;
+mod remembered;
 mod remote;
 mod replay;
 mod run_dir;

@@ -158,6 +158,7 @@ impl Site {
         command.arg("--config").arg(&config).arg("--addr").arg(format!("127.0.0.1:{kes_port}"));
         command.current_dir(dir.path()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("XDG_STATE_HOME", dir.path().join("state"));
         command.env("HOME", dir.path().join("tmp")).env("TMPDIR", dir.path().join("tmp"));
         command.env("KESWARDEN_ADMIN_ADDR", format!("127.0.0.1:{admin_port}"));
         command.env("KESWARDEN_ALLOW_DELETE", "on").env("KESWARDEN_LOG", "debug");

@@ -45,7 +45,7 @@ impl Copy {
             max_age: Duration::from_secs(10),
             tenant: String::new(),
         };
-        SealedCopy::new(config, Clock::system()).open().ok()
+        SealedCopy::new(config, "In Memory".to_owned(), Clock::system()).open().ok()
     }
 
     /// An app that has left a copy: its store, and what it sealed with two keys.

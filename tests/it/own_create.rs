@@ -1,5 +1,5 @@
 //! The disaster itself: MinIO asks for its default key at its start, finds none, and asks for a new one. Two nodes, each with a
-//! `keswarden server` of its own, on real OpenBao.
+//! `keswarden server` of its own, on real OpenBao; nothing is set but KES's own file.
 
 use crate::{
     drop_in::{Server, Store, make_certificate, server_config, vault},
@@ -49,11 +49,9 @@ impl Cluster {
         self.starts += 1;
         let ports: Vec<_> = self.servers.drain(..).map(|server| server.kes_port).collect();
         let config = self.dir.path().join("server-config.yaml");
-        let pins = self.dir.path().join("pins").to_string_lossy().into_owned();
         for (at, name) in ["first", "second"].into_iter().enumerate() {
             let name = format!("{name}-{}", self.starts);
-            let settings = [("KESWARDEN_PIN_DIR", pins.clone())];
-            self.servers.push(Server::start_with(&name, &config, &settings, ports.get(at).copied()));
+            self.servers.push(Server::start_with(&name, &config, &[], ports.get(at).copied()));
         }
         self.servers.iter_mut().for_each(Server::ready);
     }

@@ -70,7 +70,8 @@ fn a_first_key_is_pinned_as_it_is_made_and_no_other_is_made_after_it() {
     assert_eq!(store.text(KEY), None, "no key is made under a name that is pinned");
     drop(app);
     let app = App::start(store.clone(), &[("KESWARDEN_PIN_DIR", pins.as_str())]);
-    waits_for(&app, Cause::KeyDestroyed);
+    waits_for(&app, Cause::KeyMissing);
+    assert!(app.health("/status").1.contains(&fingerprint(&text)), "what it was is told");
     store.put(KEY, &text);
     app.wait_ready();
 }
@@ -95,22 +96,34 @@ fn a_key_without_a_pin_does_not_pass_where_one_is_required() {
 }
 
 #[test]
-fn pins_that_disagree_or_cannot_be_read_stop_the_gate() {
+fn pins_that_disagree_stop_the_gate_and_one_that_cannot_be_read_is_told_of() {
     let text = key_text();
-    for (pin, stated) in [
-        (
-            format!("{{\"pin\":1,\"fingerprint\":\"{}\",\"pinned_at\":\"\"}}", fingerprint(&text)),
-            "my-key=other",
-        ),
-        ("{\"pin\":2,\"fingerprint\":\"x\",\"pinned_at\":\"\"}".to_owned(), "another=x"),
-        ("no pin".to_owned(), "another=x"),
+    let pin = format!("{{\"pin\":1,\"fingerprint\":\"{}\",\"pinned_at\":\"\"}}", fingerprint(&text));
+    let later = "{\"pin\":2,\"fingerprint\":\"x\",\"pinned_at\":\"\"}";
+    for (pin, stated, cause) in [
+        (pin.as_str(), "my-key=other", Some(Cause::KeyReplaced)),
+        (later, "another=x", None),
+        ("no pin", "another=x", None),
+        // What cannot be read is no reason to believe less in what can.
+        ("no pin", "my-key=other", Some(Cause::KeyReplaced)),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(KEY), &pin).unwrap();
+        std::fs::write(dir.path().join(KEY), pin).unwrap();
         let pins = dir.path().display().to_string();
         let settings = [("KESWARDEN_PIN_DIR", pins.as_str()), ("KESWARDEN_PINS", stated)];
         let app = App::start(store_with(&text), &settings);
-        waits_for(&app, Cause::PinConflict);
+        match cause {
+            Some(cause) => waits_for(&app, cause),
+            None => {
+                app.wait_ready();
+                assert!(app.health("/status").1.contains("not every witness could be asked"));
+                assert_eq!(
+                    std::fs::read_to_string(dir.path().join(KEY)).unwrap(),
+                    pin,
+                    "it is not written over"
+                );
+            }
+        }
     }
 }
 

@@ -54,6 +54,13 @@ impl Tenant {
         self.dir.path().join("pins").join(name)
     }
 
+    /// Nothing is remembered of any key: the drives alone decide.
+    fn forgets(&self) {
+        for dir in ["agent/known-keys", "../state"] {
+            let _ = fs::remove_dir_all(self.agent.run_dir().join(dir));
+        }
+    }
+
     fn starts(&mut self) {
         self.agent.run();
         self.agent.ready();
@@ -87,6 +94,7 @@ fn what_the_drives_hold_decides() {
     let right = fs::read(tenant.key(KEY)).unwrap();
     fs::write(tenant.key(KEY), crate::harness::key_text()).unwrap();
     fs::remove_file(tenant.pin(KEY)).unwrap();
+    tenant.forgets();
     tenant.waits("opens none of the");
     assert!(!tenant.pin(KEY).exists(), "a wrong key is not pinned");
 
@@ -125,7 +133,7 @@ fn what_the_drives_hold_decides() {
     fs::remove_file(tenant.pin(KEY)).unwrap();
     tenant.agent.set("KESWARDEN_PIN_DIR", "/proc/keswarden-pins");
     tenant.agent.run();
-    tenant.agent.process().says(SOON, "could not be pinned");
+    tenant.agent.process().says(SOON, "could not be remembered");
     tenant.agent.ready();
 }
 
@@ -149,10 +157,35 @@ fn a_drive_that_is_not_mounted_is_waited_for_and_a_new_one_is_no_obstacle() {
     fs::write(dir.path().join("export2/.minio.sys"), "").unwrap();
     agent.process().says(SOON, "no drive can be read");
     fs::create_dir(dir.path().join("export0")).unwrap();
-    agent.process().says(SOON, "what is sealed with it may be there, so it is not made anew");
+    agent.process().says(SOON, "what is sealed with it may be there");
     assert!(!dir.path().join("keys").join(KEY).exists());
+    // Empty mount points, as a volume that is not mounted leaves them.
     fs::remove_file(dir.path().join("export2/.minio.sys")).unwrap();
-    fs::create_dir(dir.path().join("export1")).unwrap();
+    agent.process().says(SOON, "has no MinIO format and is no mount point: its volume may not be mounted");
+    let first = agent.output(&["key", "create", "--first"]);
+    let told = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert_eq!(first.status.code(), Some(71), "{told}");
+    assert!(!dir.path().join("keys").join(KEY).exists(), "not for a person either: {told}");
+    let mounted = ["export0", "export2"].map(|name| Mounted::on(dir.path().join(name)));
     agent.ready();
     assert!(dir.path().join("keys").join(KEY).exists());
+    agent.kill();
+    drop(mounted);
+}
+
+/// A volume of its own, until it is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn on(path: PathBuf) -> Self {
+        let mut command = std::process::Command::new("mount");
+        succeeded("mount", &command.args(["-t", "tmpfs", "none"]).arg(&path).output().unwrap());
+        Self(path)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }

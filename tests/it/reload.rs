@@ -91,6 +91,7 @@ fn command(dir: &TempDir, api: SocketAddr, admin: SocketAddr) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keswarden"));
     command.args(["server", "--addr", &api.to_string(), "--config"]).arg(file_in(dir));
     command.env_clear().env("KESWARDEN_ADMIN_ADDR", admin.to_string());
+    command.env("XDG_STATE_HOME", dir.path().join("state"));
     command
 }
 

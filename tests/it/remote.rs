@@ -26,6 +26,8 @@ impl Tenant {
         let settings = [
             ("KESWARDEN_FS_DIR", keys.path().to_string_lossy().into_owned()),
             ("KESWARDEN_KEY_NAME", KEY.to_owned()),
+            // A KES that takes whatever its store has.
+            ("KESWARDEN_MEMORY", "off".to_owned()),
         ];
         let mut kes = Agent::new("as KES", &settings);
         kes.run();

@@ -386,6 +386,6 @@ fn without_a_host_an_address_is_that_of_all_interfaces() {
         inputs
     };
     let agent = config::load(given()).unwrap_or_else(|problems| panic!("{problems}"));
-    let server = config::server::own(given()).unwrap();
+    let server = config::server::own(given(), Path::new("/nonexistent")).unwrap();
     assert_eq!([agent.admin_address, server.admin_address].map(|at| at.to_string()), ["[::]:7374"; 2]);
 }

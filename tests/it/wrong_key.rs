@@ -135,7 +135,7 @@ fn under_attack(version: u8) {
         assert_eq!(tenant.stored().as_deref(), Some(tenant.key.as_str()));
         tenant.rescue(0, "there is nothing to rescue");
         tenant.delete();
-        tenant.starts_anew_and_waits("has a trace of it, so it is not made anew");
+        tenant.starts_anew_and_waits("so it is not made anew");
         let first = tenant.agent.output(&["key", "create", "--first"]);
         assert_eq!(first.status.code(), Some(69), "nobody makes another first key");
         assert_eq!(tenant.stored(), None);
@@ -156,7 +156,7 @@ fn under_attack(version: u8) {
         tenant.recovers();
 
         tenant.agent.set("KESWARDEN_VAULT_KV_PREFIX", "minio/elsewhere");
-        tenant.starts_anew_and_waits("has a trace of it, so it is not made anew");
+        tenant.starts_anew_and_waits("so it is not made anew");
         tenant.agent.set("KESWARDEN_VAULT_KV_PREFIX", "minio");
         tenant.agent.kill();
         tenant.agent.run();
@@ -177,7 +177,7 @@ fn rolled_back(mut tenant: Tenant) {
     tenant.bao.ok(&["operator", "raft", "snapshot", "save", &without], "");
     tenant.put(&tenant.key);
     restore(&tenant.bao, &without);
-    tenant.starts_anew_and_waits("has a trace of it, so it is not made anew");
+    tenant.starts_anew_and_waits("so it is not made anew");
     restore(&tenant.bao, &with_key);
     tenant.recovers();
 }

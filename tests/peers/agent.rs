@@ -1,14 +1,14 @@
 //! The keswarden binary.
 
 use super::{
-    SOON, Var, answers, free_port,
+    SOON, Var, answers, binary, free_port,
     process::{Process, clean, finish},
     text,
 };
 use std::{
     collections::BTreeMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 use tempfile::TempDir;
@@ -81,6 +81,18 @@ impl Agent {
     /// Runs `keswarden ARGUMENTS` to its end.
     pub fn output(&self, arguments: &[&str]) -> Output {
         finish(&mut self.command(arguments), "", SOON)
+    }
+
+    /// Runs a shell's command line as a person would in a directory, with the agent's settings, `keswarden` and the peers on the path.
+    pub fn shell(&self, line: &str, dir: &Path, more: &[Var]) -> Output {
+        let mut command = clean("sh", self.dir.path());
+        let path = std::env::var("PATH").unwrap_or_default();
+        let ours = Path::new(env!("CARGO_BIN_EXE_keswarden")).parent().expect("a binary must be in a folder");
+        let peers = binary("bao");
+        let peers = peers.parent().expect("a binary must be in a folder");
+        command.env("PATH", format!("{}:{}:{path}", ours.display(), peers.display()));
+        command.envs(&self.env).envs(more.iter().map(|(name, value)| (name, value)));
+        finish(command.arg("-c").arg(line).current_dir(dir), "", SOON)
     }
 
     /// Starts `keswarden init`.

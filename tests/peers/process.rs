@@ -67,10 +67,12 @@ pub fn succeeded(what: &str, output: &Output) -> String {
     out
 }
 
-/// A command that inherits nothing but the path, and has `home` to itself.
+/// A command that inherits nothing but the path, and has `home`, and state of its own below it, to itself.
 pub(super) fn clean(program: impl AsRef<OsStr>, home: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home);
+    // Where a user's programs keep their state; root's would be the machine's own.
+    command.env("XDG_STATE_HOME", home.join("state"));
     command
 }
 

@@ -3,7 +3,7 @@
 
 use super::{
     super::Base,
-    Opened, RELOAD_FAILED,
+    OpenStore, RELOAD_FAILED,
     files::{Loaded, Watched},
     gate_config, open, state_of,
 };
@@ -11,12 +11,11 @@ use crate::{
     blocking::Blocking,
     cause::{Cause, Finding},
     clock::Instant,
-    config::{PinSettings, kes_yaml::KesYaml},
+    config::{MemorySettings, kes_yaml::KesYaml},
     gate,
     kes::State,
     keyring::{Keyring, KeyringWriter},
     names::Name,
-    pins::Pins,
     shutdown::{Drain, Ended, Hangups},
     store::KeyStore,
     telemetry,
@@ -43,13 +42,12 @@ pub(super) struct Configuration {
     pub(super) keys: Vec<Name>,
     /// What the key store in use was opened with, its files included.
     pub(super) store_content: [u8; 32],
-    pub(super) store: Arc<dyn KeyStore>,
-    pub(super) pins: Pins,
-    pub(super) pin_settings: PinSettings,
+    pub(super) opened: OpenStore,
+    pub(super) memory: MemorySettings,
     /// What is to be tried of the file in force.
     pub(super) wanted: Option<Wanted>,
     /// A key store that did not pass yet, and what it was opened with.
-    pub(super) opened: Option<([u8; 32], Opened)>,
+    pub(super) trial: Option<([u8; 32], OpenStore)>,
     pub(super) given: bool,
     /// The level is that of our own setting, whatever the file says.
     pub(super) level_is_set: bool,
@@ -143,7 +141,7 @@ impl Configuration {
         mut hangups: Hangups,
         mut drain: Drain,
     ) -> Ended {
-        let mut work = at_work(self.store.clone(), writer);
+        let mut work = at_work(self.opened.store.clone(), writer);
         let mut retired: JoinSet<()> = JoinSet::new();
         loop {
             // The store in use goes on working while a new one is tried, and so do the looks at the files.
@@ -232,11 +230,11 @@ impl Configuration {
         };
         tokio::time::sleep(after).await;
         let moved = self.has_moved(store_content);
-        let (store, pins) = match moved {
-            true => self.trial(&config, store_content).await?,
-            false => (self.store.clone(), self.pins.clone()),
+        let opened = match moved {
+            true => self.tried(&config, store_content).await?,
+            false => self.opened.clone(),
         };
-        let gate = gate_config(&config, None, pins.clone());
+        let (gate, store) = (gate_config(&config, None, &opened), opened.store.clone());
         let clock = self.base.clock.clone();
         let (keyring, writer) = gate::attempt(&gate, store.clone(), &self.base.registry, clock).await?;
         if moved {
@@ -248,20 +246,26 @@ impl Configuration {
         if !moved {
             return Ok(None);
         }
-        (self.store, self.pins, self.store_content) = (store.clone(), pins, store_content);
-        self.opened = None;
+        // The verifier goes on with the copy that it has: of another store from now on, which has every key of the former.
+        let former = std::mem::replace(&mut self.opened, opened);
+        if let Some(copy) = former.copy {
+            copy.moves_to(store.describe());
+            self.opened.copy = Some(copy);
+        }
+        self.store_content = store_content;
+        self.trial = None;
         Ok(Some((keyring, at_work(store, writer))))
     }
 
     /// The key store that is wanted: the one that was tried before, with its login, while that file stays.
-    async fn trial(&mut self, config: &Arc<KesYaml>, content: [u8; 32]) -> Result<Opened, Finding> {
-        if let Some((known, opened)) = &self.opened
+    async fn tried(&mut self, config: &Arc<KesYaml>, content: [u8; 32]) -> Result<OpenStore, Finding> {
+        if let Some((known, opened)) = &self.trial
             && *known == content
         {
             return Ok(opened.clone());
         }
-        let opened = open(&self.base, &self.blocking, config, &self.pin_settings).await?;
-        self.opened = Some((content, opened.clone()));
+        let opened = open(&self.base, &self.blocking, config, &self.memory).await?;
+        self.trial = Some((content, opened.clone()));
         Ok(opened)
     }
 
@@ -282,7 +286,7 @@ impl Configuration {
         let outcome = if result.is_ok() { "ok" } else { "failed" };
         self.metrics.reloads.with_label_values(&[outcome]).inc();
         match result {
-            Ok(()) => tracing::info!(store = self.store.describe(), "the configuration was reloaded"),
+            Ok(()) => tracing::info!(store = self.opened.store.describe(), "the configuration was reloaded"),
             Err(Unchanged::Unusable(reason)) => {
                 tracing::error!("{RELOAD_FAILED}: {reason}");
             }

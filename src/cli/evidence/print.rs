@@ -22,6 +22,10 @@ impl Report<'_> {
             match &drive.state {
                 State::Used => {}
                 State::New => println!("{}: a new drive, without format.json", drive.path.display()),
+                State::Bare => println!(
+                    "{}: no format.json, and no mount point: a plain directory, or a volume that is not mounted",
+                    drive.path.display()
+                ),
                 State::Unreadable(why) => println!("{}: cannot be read: {why}", drive.path.display()),
             }
         }
@@ -39,7 +43,13 @@ impl Report<'_> {
         }
         let tally = samples.tally;
         let more = if samples.cut_short { "; there is more on the drives: --all reads it" } else { "" };
-        println!("{} files read, {} skipped{more}", tally.files, tally.skipped + tally.unknown);
+        let unseen = match tally.unseen {
+            0 => String::new(),
+            unseen => format!(
+                ", {unseen} sealed files of MinIO's own not looked at: another drive has their first part"
+            ),
+        };
+        println!("{} files read, {} skipped{unseen}{more}", tally.files, tally.skipped + tally.unknown);
     }
 
     pub(super) fn json(&self) {
@@ -57,6 +67,7 @@ impl Report<'_> {
             "bytes": samples.tally.bytes,
             "skipped": samples.tally.skipped,
             "unknown": samples.tally.unknown,
+            "unseen": samples.tally.unseen,
             "cut_short": samples.cut_short,
         });
         if self.all {
@@ -116,6 +127,7 @@ fn id(verdict: Verdict) -> &'static str {
 fn state(state: &State) -> &str {
     match state {
         State::New => "new",
+        State::Bare => "bare",
         State::Used => "used",
         State::Unreadable(why) => why,
     }

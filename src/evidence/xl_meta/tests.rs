@@ -54,13 +54,17 @@ fn versions_keep_their_order_and_say_what_they_are() {
 #[test]
 fn the_configuration_is_read_from_the_first_shard_only() {
     let data = sealed_config("k", "Y2lwaGVydGV4dA==");
-    let (mtime, sealed) = config(&file(&[object(5, 1, &[])], &data))
-        .expect("it must parse")
-        .expect("there must be a sealed key");
+    let Ok(Own::Sealed(mtime, sealed)) = own(&file(&[object(5, 1, &[])], &data)) else {
+        panic!("it is sealed")
+    };
     assert_eq!((mtime, sealed.key_name.as_str(), &sealed.ciphertext[..]), (5, "k", &b"ciphertext"[..]));
-    assert_eq!(config(&file(&[object(5, 2, &[])], &data)), Ok(None));
-    assert_eq!(config(&file(&[object(5, 1, &[])], b"{\"plain\":1}")), Ok(None));
-    assert_eq!(config(&file(&[], &data)), Ok(None));
+    assert_eq!(own(&file(&[object(5, 2, &[])], &data)), Ok(Own::Elsewhere));
+    let plain = [&[0xaa; 32], &b"{\"plain\":1}\0\0"[..]].concat();
+    assert_eq!(own(&file(&[object(5, 1, &[])], &plain)), Ok(Own::Plain));
+    assert_eq!(own(&file(&[object(5, 2, &[])], &plain)), Ok(Own::Plain));
+    assert_eq!(own(&file(&[], &data)), Ok(Own::Plain));
+    // Cut into so many shards that the first one ends before the key does.
+    assert_eq!(own(&file(&[object(5, 1, &[])], &data[..60])), Ok(Own::Elsewhere));
 }
 
 #[test]
@@ -83,9 +87,9 @@ fn a_file_that_is_cut_short_is_refused_until_its_metadata_is_whole() {
     let good = file(&versions, &sealed_config("k", "Y2lwaGVydGV4dA=="));
     let whole = usize::try_from(needed(&good).expect("it must be known")).expect("it must be short");
     for end in 0..good.len() {
-        let (parsed, config) = (parse(&good[..end]), config(&good[..end]));
+        let (parsed, read) = (parse(&good[..end]), own(&good[..end]));
         assert_eq!(parsed.is_ok(), end >= whole, "cut at {end}");
-        assert_eq!(config.is_ok(), end >= whole, "cut at {end}");
+        assert_eq!(read.is_ok(), end >= whole, "cut at {end}");
     }
     assert_eq!(parse(&good).map(|versions| versions.len()), Ok(3));
 }
@@ -102,12 +106,12 @@ fn what_claims_to_be_large_costs_nothing() {
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let _ = (parse(&bytes), config(&bytes), needed(&bytes));
+        let _ = (parse(&bytes), own(&bytes), needed(&bytes));
         let mut block = Pack::default().uint(3).uint(3).uint(3).0;
         block.extend(&bytes);
         let mut bytes = b"XL2 \x01\x00\x03\x00".to_vec();
         bytes.extend(Pack::default().bin(&block).0);
-        let _ = (parse(&bytes), config(&bytes));
+        let _ = (parse(&bytes), own(&bytes));
     }
 
     #[test]
@@ -119,6 +123,6 @@ proptest! {
             let place = place.index(bytes.len());
             bytes[place] = byte;
         }
-        let _ = (parse(&bytes), config(&bytes), needed(&bytes));
+        let _ = (parse(&bytes), own(&bytes), needed(&bytes));
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     cause::{Cause, Finding},
     names::Name,
     secret::Secret,
-    store::{Error, KeyStore},
+    store::Error,
     vault::verdict::{self, Answer, Asked},
 };
 use serde_json::{Value, json};
@@ -74,6 +74,7 @@ impl VaultStore {
         let mount = &self.config.mount;
         let place = self.path("", name.as_str());
         let inner = place.strip_prefix(&format!("{mount}/")).unwrap_or(&place);
+        let space = self.client.namespace().map(|space| format!("-namespace={space} ")).unwrap_or_default();
         let metadata = answer.json::<Value>().and_then(|body| body.pointer("/data/metadata").cloned());
         if let Some(metadata) = metadata {
             let destroyed = metadata["destroyed"] == json!(true);
@@ -85,7 +86,7 @@ impl VaultStore {
                         "version 1 of the key at {place} in Vault {address} was deleted at {}",
                         verdict::plain(metadata["deletion_time"].as_str().unwrap_or("an unknown time"))
                     ))
-                    .fix(format!("undelete it: `bao kv undelete -mount={mount} -versions=1 {inner}`")),
+                    .fix(format!("undelete it: `bao kv undelete {space}-mount={mount} -versions=1 {inner}`")),
             });
         }
         let history = match version {
@@ -109,13 +110,7 @@ impl VaultStore {
                     .fix("restore version 1's value from a backup: later versions are not what KES or keswarden read; raise max_versions on the mount"),
             ),
             false => Error::Missing(
-                Cause::KeyMissing
-                    .seen(format!("there is no key at {place} in Vault {address}"))
-                    .fix(format!(
-                        "create it once: {}; if anything was ever sealed with a key of this name, restore that one from a backup: \
-                         another opens nothing of it",
-                        self.how_to_create(name)
-                    )),
+                Cause::KeyMissing.seen(format!("there is no key at {place} in Vault {address}")),
             ),
         }
     }

@@ -1,0 +1,113 @@
+//! Opens a key store with everything that remembers its keys in front of it.
+
+use super::Base;
+use crate::{
+    cause::Finding,
+    config::{self, MemorySettings, StateDir},
+    control::AgentWitness,
+    gate,
+    keystore::{fs::FsStore, nowhere::Nowhere, vault::VaultStore},
+    known::{Commands, Witness, Witnesses, ledger::Ledger},
+    offline::{CopyWitness, SealedCopy},
+    pins::{Guarded, Pins},
+    store::KeyStore,
+    vault,
+};
+use std::{path::Path, sync::Arc};
+
+/// The K/V path of pins in the Vault of the keys, when there is one.
+type PinPath = Option<Arc<dyn KeyStore>>;
+
+/// A key store, and what remembers its keys.
+#[derive(Clone)]
+pub(super) struct OpenStore {
+    pub(super) store: Arc<dyn KeyStore>,
+    pub(super) memory: gate::Memory,
+    pub(super) copy: Option<Arc<SealedCopy>>,
+}
+
+// === impl Base ===
+
+impl Base {
+    /// The store of the settings, or the one that a test put in its place, and nothing in front of it.
+    pub(super) fn open(
+        &self,
+        given: Option<Arc<dyn KeyStore>>,
+        store: &config::Store,
+    ) -> Result<Arc<dyn KeyStore>, Finding> {
+        self.open_with_pins(given, store, None).map(|(store, _)| store)
+    }
+
+    /// The store with its memory in front. `agent`: the run directory of an agent that may run beside this process.
+    pub(super) fn open_remembering(
+        &self,
+        given: Option<Arc<dyn KeyStore>>,
+        store: &config::Store,
+        settings: &MemorySettings,
+        agent: Option<&Path>,
+    ) -> Result<OpenStore, Finding> {
+        let (keys, pin_kv) = self.open_with_pins(given, store, settings.pin_kv.clone())?;
+        let mut registries: Vec<Arc<dyn KeyStore>> = Vec::new();
+        if let Some(dir) = &settings.pin_dir {
+            registries.push(Arc::new(FsStore::new(dir.clone()).made_on_demand()));
+        }
+        registries.extend(pin_kv);
+        let pins = Pins::new(settings.mode, settings.stated.clone(), registries, &self.clock);
+        let origin = keys.describe();
+        let mut witnesses: Vec<Arc<dyn Witness>> = Vec::new();
+        let copy = settings.offline.clone();
+        let copy = copy.map(|config| Arc::new(SealedCopy::new(config, origin.clone(), self.clock.clone())));
+        let commands = Commands { config: settings.config.clone() };
+        for dir in agent.into_iter().chain(settings.server_dir.as_deref().filter(|_| agent.is_some())) {
+            witnesses.push(Arc::new(AgentWitness(dir.to_owned())));
+        }
+        if let Some(copy) = &copy {
+            witnesses.push(Arc::new(CopyWitness::new(copy.clone(), commands.clone())));
+        }
+        let dirs: Vec<_> = settings.dirs.iter().filter(|dir| is_usable(dir)).collect();
+        for dir in &dirs {
+            let (tenant, clock) = (settings.tenant.clone(), self.clock.clone());
+            witnesses.push(Arc::new(Ledger::new(&dir.path, origin.clone(), tenant, clock)));
+        }
+        witnesses.extend(pins.witnesses());
+        let lasting = dirs.iter().filter(|dir| dir.lasts).map(|dir| dir.path.display().to_string()).collect();
+        let witnesses = Witnesses::new(witnesses);
+        let memory = gate::Memory { witnesses, pins, commands, lasting };
+        let guarded =
+            Guarded::new(keys, memory.witnesses.clone(), memory.pins.clone(), memory.commands.clone());
+        Ok(OpenStore { store: Arc::new(guarded), memory, copy })
+    }
+
+    fn open_with_pins(
+        &self,
+        given: Option<Arc<dyn KeyStore>>,
+        store: &config::Store,
+        pin_kv: Option<crate::keystore::vault::Config>,
+    ) -> Result<(Arc<dyn KeyStore>, PinPath), Finding> {
+        Ok(match (given, store) {
+            (Some(given), _) => (given, None),
+            (None, config::Store::Fs(dir)) => (Arc::new(FsStore::new(dir.clone())), None),
+            (None, config::Store::InKes) => (Arc::new(Nowhere), None),
+            (None, config::Store::Vault(configs)) => {
+                let (mut vault, store) = (**configs).clone();
+                vault.state_dir.clone_from(&self.state_dir);
+                let client =
+                    vault::Client::new(vault, &self.registry, self.clock.clone(), self.refusals.clone())?;
+                let client = Arc::new(client);
+                let pins =
+                    pin_kv.map(|kv| Arc::new(VaultStore::new(client.clone(), kv)) as Arc<dyn KeyStore>);
+                (Arc::new(VaultStore::new(client, store)), pins)
+            }
+        })
+    }
+}
+
+/// A directory that nobody has named is used where it is, or can be made.
+fn is_usable(dir: &StateDir) -> bool {
+    use rustix::fs::{Access, access};
+    if !dir.by_default || dir.path.exists() {
+        return true;
+    }
+    let above = dir.path.ancestors().skip(1).find(|path| path.exists());
+    above.is_some_and(|above| access(above, Access::WRITE_OK | Access::EXEC_OK).is_ok())
+}

@@ -1,0 +1,154 @@
+//! What remembers keys: state directories, pins, the sealed copy.
+//!
+//! A state directory is there by default, so that a wrong key never passes only because nobody has set anything up: systemd's own, or one
+//! below `/var/lib` that is called like the run directory below `/run`, and the agent's part of the run directory in any case.
+
+use super::{
+    parse::Reader,
+    safety::{offline_settings, one_of},
+};
+use crate::{keystore, names::Name, offline, pins};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// Where keys are remembered.
+#[derive(Clone, Default)]
+pub struct MemorySettings {
+    /// Whose keys they are; may be empty.
+    pub tenant: String,
+    /// State directories.
+    pub dirs: Vec<StateDir>,
+    pub mode: pins::Mode,
+    /// Pins that the settings state.
+    pub stated: BTreeMap<String, String>,
+    /// A directory of pins.
+    pub pin_dir: Option<PathBuf>,
+    /// A K/V path of pins, in the Vault of the keys.
+    pub pin_kv: Option<keystore::vault::Config>,
+    pub offline: Option<offline::Config>,
+    /// KES's own file, when that is the set-up.
+    pub config: Option<PathBuf>,
+    /// Where a `server` with that file keeps its memory and its control socket, unless it was told otherwise.
+    pub server_dir: Option<PathBuf>,
+}
+
+/// A directory in which keys are remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir {
+    pub path: PathBuf,
+    /// Nobody has named it: where it neither is nor can be made, there is none.
+    pub by_default: bool,
+    /// It outlives this machine's next start, or this pod, as far as its path tells.
+    pub lasts: bool,
+}
+
+/// Where run directories are that a restart of the machine takes away.
+const VOLATILE: &[&str] = &["/run", "/var/run", "/dev/shm"];
+/// Where state is kept that outlives it.
+const LASTING: &str = "/var/lib";
+/// What state is called that no run directory gives a name.
+const OURS: &str = "keswarden";
+
+/// The memory of `init`, `run` and the commands beside them.
+pub(super) fn of_agent(reader: &mut Reader, run_dir: &Path, config: Option<PathBuf>) -> MemorySettings {
+    let part = StateDir { lasts: lasts(run_dir), path: run_dir.join("agent"), by_default: true };
+    let named = named(reader);
+    let parallel = || {
+        let below = VOLATILE.iter().find_map(|top| run_dir.strip_prefix(top).ok());
+        let below = below.filter(|below| !below.as_os_str().is_empty())?;
+        Some(StateDir { path: Path::new(LASTING).join(below), by_default: true, lasts: true })
+    };
+    let server_dir = config.as_deref().and_then(|config| dir_of_server(reader, config));
+    // What a `server` of the same file remembers is asked as well, where there is one.
+    let theirs = server_dir.clone().filter(|dir| dir.exists());
+    let theirs = theirs.map(|path| StateDir { path, by_default: true, lasts: true });
+    let dirs = named.or_else(parallel).into_iter().chain([part]).chain(theirs).collect();
+    MemorySettings { server_dir, ..settings(reader, dirs, config) }
+}
+
+/// The memory of `server`: without a word from anybody, one directory for each configuration file.
+pub(super) fn of_server(reader: &mut Reader, run_dir: Option<&Path>, config: &Path) -> MemorySettings {
+    let part = run_dir.map(|dir| StateDir { path: dir.join("agent"), by_default: false, lasts: lasts(dir) });
+    let dir = named(reader)
+        .or(part)
+        .or_else(|| Some(StateDir { path: dir_of_server(reader, config)?, by_default: true, lasts: true }));
+    settings(reader, dir.into_iter().collect(), Some(config.to_owned()))
+}
+
+fn dir_of_server(reader: &Reader, config: &Path) -> Option<PathBuf> {
+    Some(state_home(reader)?.join(OURS).join(format!("server-{}", digest_of(config))))
+}
+
+/// The directory that somebody has named: an operator, or systemd.
+fn named(reader: &mut Reader) -> Option<StateDir> {
+    let ours = reader.path("KESWARDEN_STATE_DIR");
+    let of_systemd = reader.environment().get("STATE_DIRECTORY");
+    let of_systemd = of_systemd.and_then(|dirs| dirs.split(':').next()).filter(|dir| !dir.is_empty());
+    let path = ours.or_else(|| of_systemd.map(PathBuf::from))?;
+    Some(StateDir { lasts: lasts(&path), path, by_default: false })
+}
+
+/// Where a user's programs keep their state; root's is the machine's.
+fn state_home(reader: &Reader) -> Option<PathBuf> {
+    let variable =
+        |name: &str| reader.environment().get(name).filter(|value| value.starts_with('/')).map(PathBuf::from);
+    variable("XDG_STATE_HOME").or_else(|| match rustix::process::geteuid().is_root() {
+        true => Some(PathBuf::from(LASTING)),
+        false => Some(variable("HOME")?.join(".local/state")),
+    })
+}
+
+fn lasts(dir: &Path) -> bool {
+    !VOLATILE.iter().any(|top| dir.starts_with(top))
+}
+
+/// A short name for a file, the same from wherever it is named.
+fn digest_of(file: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    use std::os::unix::ffi::OsStrExt;
+    let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    crate::secret::hex(&Sha256::digest(file.as_os_str().as_bytes())[..8])
+}
+
+fn settings(reader: &mut Reader, dirs: Vec<StateDir>, config: Option<PathBuf>) -> MemorySettings {
+    let remembers = reader.switch("KESWARDEN_MEMORY").unwrap_or(true);
+    let tenant = reader.vault_path("KESWARDEN_TENANT").unwrap_or_default();
+    let pin_dir = reader.path("KESWARDEN_PIN_DIR").map(|dir| dir.join(&tenant));
+    let pin_kv = reader.vault_path("KESWARDEN_PIN_KV").map(|path| {
+        let (mount, prefix) = path.split_once('/').unwrap_or((&path, "keswarden-pins"));
+        let prefix =
+            [prefix, &tenant].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+        keystore::vault::Config { mount: mount.to_owned(), version: None, prefix, transit: None }
+    });
+    let mode = match one_of(reader, "KESWARDEN_PIN", ["warn", "require", "off"]) {
+        "require" => pins::Mode::Require,
+        "off" => pins::Mode::Off,
+        _ => pins::Mode::Warn,
+    };
+    MemorySettings {
+        tenant,
+        dirs: if remembers { dirs } else { Vec::new() },
+        mode,
+        stated: stated(reader),
+        pin_dir,
+        pin_kv,
+        offline: offline_settings(reader),
+        config,
+        server_dir: None,
+    }
+}
+
+fn stated(reader: &mut Reader) -> BTreeMap<String, String> {
+    let mut stated = BTreeMap::new();
+    for item in reader.list("KESWARDEN_PINS") {
+        match item.split_once('=') {
+            Some((name, fingerprint)) if Name::parse(name).is_ok() && !fingerprint.is_empty() => {
+                stated.insert(name.to_owned(), fingerprint.trim().to_owned());
+            }
+            _ => reader.problem("KESWARDEN_PINS", Some(&item), "is not NAME=FINGERPRINT"),
+        }
+    }
+    stated
+}

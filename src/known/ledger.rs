@@ -1,0 +1,261 @@
+//! A state directory's part of the memory: one small file for each key that was ever in use, never written over.
+//!
+//! ```text
+//! DIR/known-keys/NAME.DIGEST     DIGEST = first 16 hex digits of SHA-256 over fingerprint, store and tenant
+//! { "known_key": 1, "name": NAME, "fingerprint": hex, "store": words, "tenant": text, "first_seen": RFC 3339, "last_seen": RFC 3339 }
+//! ```
+//! A file is whole or not there. `last_seen` is written again once a day at most.
+
+use super::{Kind, Known, Says, Witness, is_same};
+use crate::{
+    blocking::Blocking,
+    cause::{Cause, Finding},
+    clock::Clock,
+    names::Name,
+    secret,
+};
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+/// What one state directory knows.
+pub struct Ledger {
+    files: Files,
+    blocking: Blocking,
+    clock: Clock,
+}
+
+/// The files, as the calls that block see them.
+#[derive(Clone)]
+struct Files {
+    dir: PathBuf,
+    /// The key store of this process, in words.
+    store: String,
+    /// Entries of another tenant's are not looked at.
+    tenant: String,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+struct Entry {
+    /// The version of this form.
+    known_key: u32,
+    name: String,
+    fingerprint: String,
+    store: String,
+    #[serde(default)]
+    tenant: String,
+    first_seen: Timestamp,
+    last_seen: Timestamp,
+}
+
+/// The folder below a state directory.
+const FOLDER: &str = "known-keys";
+/// The form that is written; a reader takes it and every earlier one.
+const VERSION: u32 = 1;
+/// A larger file is none of ours.
+const MAX_FILE: u64 = 16 * 1024;
+/// How old `last_seen` must be before it is written again, in seconds.
+const REFRESH: i64 = 86_400;
+/// Hexadecimal digits of a file name's last part.
+const DIGITS: usize = 16;
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Of the state directory `dir`, for the keys of `store`.
+    pub fn new(dir: &Path, store: String, tenant: String, clock: Clock) -> Self {
+        let files = Files { dir: dir.join(FOLDER), store, tenant };
+        Self { files, blocking: Blocking::default(), clock }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::try_from(self.clock.wall()).unwrap_or_default()
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Files) -> Result<T, Finding> + Send + 'static,
+    ) -> Result<T, Finding> {
+        let files = self.files.clone();
+        let done = self.blocking.run(move || call(&files)).await;
+        done.unwrap_or_else(|hangs| Err(self.files.unusable(&hangs)))
+    }
+}
+
+#[async_trait]
+impl Witness for Ledger {
+    fn kind(&self) -> Kind {
+        Kind::Ledger
+    }
+
+    fn place(&self) -> String {
+        self.files.place()
+    }
+
+    async fn says(&self, name: &Name) -> Option<Says> {
+        let name = name.clone();
+        Some(match self.call(move |files| files.of(&name)).await {
+            Ok(entries) => self.files.says(entries),
+            Err(finding) => Says::CannotTell(finding),
+        })
+    }
+
+    async fn remember(&self, name: &Name, fingerprint: &str) -> Result<(), Finding> {
+        let (name, fingerprint, now) = (name.clone(), fingerprint.to_owned(), self.now());
+        self.call(move |files| files.write(&name, &fingerprint, now)).await
+    }
+
+    async fn forget(&self, name: &Name, was: &str, is: Option<&str>) -> Result<(), Finding> {
+        let (name, was, is, now) = (name.clone(), was.to_owned(), is.map(str::to_owned), self.now());
+        self.call(move |files| {
+            if let Some(is) = is {
+                files.write(&name, &is, now)?;
+            }
+            files.remove(&name, &was)
+        })
+        .await
+    }
+}
+
+// === impl Files ===
+
+impl Files {
+    fn place(&self) -> String {
+        format!("the state directory {}", self.dir.parent().unwrap_or(&self.dir).display())
+    }
+
+    fn unusable(&self, why: &dyn std::fmt::Display) -> Finding {
+        Cause::MemoryUnusable.seen(format!("{}: {why}", self.place()))
+    }
+
+    fn failed(&self, path: &Path, error: &io::Error) -> Finding {
+        self.unusable(&format_args!("{}: {error}", path.display()))
+    }
+
+    /// Every entry of a name, with its file. A folder that is not there yet has none.
+    fn of(&self, name: &Name) -> Result<Vec<(PathBuf, Entry)>, Finding> {
+        let listed = match fs::read_dir(&self.dir) {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(self.failed(&self.dir, &error)),
+        };
+        let mut entries = Vec::new();
+        for found in listed {
+            let path = found.map_err(|error| self.failed(&self.dir, &error))?.path();
+            let is_its =
+                path.file_name().and_then(|file| file.to_str()).is_some_and(|file| is_of(file, name));
+            if !is_its {
+                continue;
+            }
+            let entry = self.read(&path)?;
+            if entry.name == name.as_str() && entry.tenant == self.tenant {
+                entries.push((path, entry));
+            }
+        }
+        entries.sort_by_key(|(_, entry)| entry.first_seen);
+        Ok(entries)
+    }
+
+    fn read(&self, path: &Path) -> Result<Entry, Finding> {
+        #[derive(Deserialize)]
+        struct Form {
+            known_key: u32,
+        }
+        let mut text = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_FILE).read_to_end(&mut text))
+            .map_err(|error| self.failed(path, &error))?;
+        let none = || self.unusable(&format_args!("{} is none of its files", path.display()));
+        let form: Form = serde_json::from_slice(&text).map_err(|_| none())?;
+        if !(1..=VERSION).contains(&form.known_key) {
+            let newer = form.known_key;
+            let newer = format!("{} is of version {newer}, and this program knows {VERSION}", path.display());
+            return Err(self.unusable(&newer).fix("run the version that wrote it, or a later one"));
+        }
+        serde_json::from_slice(&text).map_err(|_| none())
+    }
+
+    /// What this store had; where it never had any, what another store of the same tenant had under the name.
+    fn says(&self, entries: Vec<(PathBuf, Entry)>) -> Says {
+        if entries.is_empty() {
+            return Says::New;
+        }
+        let of_ours = entries.iter().any(|(_, entry)| entry.store == self.store);
+        let entries = entries.into_iter().filter(|(_, entry)| !of_ours || entry.store == self.store);
+        let known = entries.map(|(_, entry)| {
+            let Entry { fingerprint, store, first_seen, last_seen, .. } = entry;
+            let day = |at: Timestamp| at.strftime("%F").to_string();
+            let mut more = format!("first seen {}, last {}", day(first_seen), day(last_seen));
+            if !of_ours {
+                more = format!("{more}, in {store}");
+            }
+            Known::Fingerprint(fingerprint, more)
+        });
+        Says::Known(known.collect())
+    }
+
+    fn path(&self, name: &Name, fingerprint: &str) -> PathBuf {
+        let digest = Sha256::digest([fingerprint, &self.store, &self.tenant].join("\0"));
+        self.dir.join(format!("{name}.{}", &secret::hex(&digest)[..DIGITS]))
+    }
+
+    fn write(&self, name: &Name, fingerprint: &str, now: Timestamp) -> Result<(), Finding> {
+        let path = self.path(name, fingerprint);
+        let former = self.read(&path).ok();
+        let first_seen = former.as_ref().map_or(now, |entry| entry.first_seen);
+        if former.is_some_and(|entry| now.as_second() - entry.last_seen.as_second() < REFRESH) {
+            return Ok(());
+        }
+        let entry = Entry {
+            known_key: VERSION,
+            name: name.to_string(),
+            fingerprint: fingerprint.to_owned(),
+            store: self.store.clone(),
+            tenant: self.tenant.clone(),
+            first_seen,
+            last_seen: now,
+        };
+        let text = serde_json::to_string(&entry).expect("an entry must encode");
+        self.put(&path, text.as_bytes()).map_err(|error| self.failed(&path, &error))
+    }
+
+    /// Whole or not at all, and on the disk when this returns.
+    fn put(&self, path: &Path, text: &[u8]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let hidden = self.dir.join(format!(".{}", secret::hex(&secret::random32()[..8])));
+        let written = (|| {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
+            file.write_all(text)?;
+            file.sync_all()?;
+            fs::rename(&hidden, path)
+        })();
+        if written.is_err() {
+            let _ = fs::remove_file(&hidden);
+        }
+        written?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    fn remove(&self, name: &Name, fingerprint: &str) -> Result<(), Finding> {
+        for (path, entry) in self.of(name)? {
+            if is_same(&entry.fingerprint, fingerprint) {
+                fs::remove_file(&path).map_err(|error| self.failed(&path, &error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file is an entry of a name. A name has no dot.
+fn is_of(file: &str, name: &Name) -> bool {
+    file.strip_prefix(name.as_str())
+        .and_then(|rest| rest.strip_prefix('.'))
+        .is_some_and(|digest| digest.len() == DIGITS)
+}
