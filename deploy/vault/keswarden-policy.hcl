@@ -3,8 +3,8 @@ path "kv/data/minio/*"        { capabilities = ["create", "read"] } # create: `m
 path "kv/metadata/minio/*"    { capabilities = ["read", "list"] }   # to tell a key that never was from one that is gone
 path "kv/metadata/minio"      { capabilities = ["list"] }
 
-# Pins (KESWARDEN_PIN_KV=kv/keswarden-pins): apart from the keys, and written once. No update: whoever can overwrite a key
-# cannot move its pin.
+# Pins, at kv/keswarden-pins/PREFIX by default in the chart, the manifests and the unit: the fingerprint of each key, apart from the
+# keys, and written once. No update: whoever can overwrite a key cannot move its pin.
 path "kv/data/keswarden-pins/*"     { capabilities = ["create", "read"] }
 path "kv/metadata/keswarden-pins/*" { capabilities = ["read"] }
 
@@ -15,11 +15,12 @@ path "auth/token/revoke-self" { capabilities = ["update"] }
 path "sys/capabilities-self"  { capabilities = ["update"] } # `keswarden doctor` tells of rights beyond need
 
 # When the secret_id of the AppRole ends, as a metric and a warning ahead; the name of the role is in it.
-path "auth/approle/role/minio-sidecar/secret-id/lookup" { capabilities = ["update"] }
+path "auth/approle/role/keswarden/secret-id/lookup" { capabilities = ["update"] }
 
-# K/V v1 in place of the first three:
-#   path "kv/minio/*" { capabilities = ["create", "read", "list"] }
-#   path "kv/minio"   { capabilities = ["list"] }
+# K/V v1 in place of the lines for kv/:
+#   path "kv/minio/*"          { capabilities = ["create", "read", "list"] }
+#   path "kv/minio"            { capabilities = ["list"] }
+#   path "kv/keswarden-pins/*" { capabilities = ["create", "read"] }
 # Keys wrapped by transit (update only: create would silently make a missing transit key):
 #   path "transit/encrypt/minio" { capabilities = ["update"] }
 #   path "transit/decrypt/minio" { capabilities = ["update"] }

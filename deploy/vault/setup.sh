@@ -36,4 +36,11 @@ fi
   token_period=20m secret_id_ttl=0 secret_id_num_uses=0
 "$cli" read -field=role_id auth/approle/role/keswarden/role-id >"$to/role_id"
 "$cli" write -f -field=secret_id auth/approle/role/keswarden/secret-id >"$to/secret_id"
-echo "role_id and secret_id are in $to"
+echo "role_id and secret_id are in $to; the settings that fit them:"
+cat <<END
+KESWARDEN_VAULT_ROLE_ID_FILE=$to/role_id
+KESWARDEN_VAULT_SECRET_ID_FILE=$to/secret_id
+KESWARDEN_VAULT_KV_MOUNT=kv
+KESWARDEN_VAULT_KV_PREFIX=minio
+KESWARDEN_PIN_KV=kv/keswarden-pins/minio
+END

@@ -18,7 +18,8 @@ VARIANTS = {
     "gate only": ["--set", "agent.enabled=false", "--set", "kes.endpoint=https://kes:7373", "--set", "kes.existingSecret=kes"],
     "one server, a deadline": ["--set", "minio.replicas=1", "--set", "gate.timeout=10m", "--set", "podDisruptionBudget.enabled=false"],
     "no events": ["--set", "events=false"],
-    "pins and drives": ["--set", "vault.pins=kv/keswarden-pins", "--set", "gate.drives=true"],
+    "no pins, no drives": ["--set", "vault.pins=", "--set", "gate.drives=false"],
+    "pins elsewhere": ["--set", "vault.pins=pins/of/minio", "--set", "vault.kv.prefix="],
     "more settings": ["--set", "env.KESWARDEN_LOG_FORMAT=json", "--set", "vault.namespace=team", "--set", "minio.storage.storageClassName=fast"],
 }
 
@@ -95,6 +96,32 @@ def check_order():
     assert paths == {"startupProbe": "/startupz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}, paths
     gate_only = pod(render("gate only"))
     assert [container["name"] for container in gate_only["initContainers"]] == ["keswarden-init"]
+
+
+def check_keys_are_remembered_by_default():
+    for container in pod(render("defaults"))["initContainers"]:
+        env = env_of(container)
+        assert env["KESWARDEN_PIN_KV"] == "kv/keswarden-pins/minio" and env["KESWARDEN_DRIVES"] == "/data", env
+        data = [mount for mount in container["volumeMounts"] if mount["name"] == "data"]
+        assert data and all(mount["readOnly"] for mount in data), data
+    for variant, pins in (("pins elsewhere", "pins/of/minio"), ("no pins, no drives", None)):
+        for container in pod(render(variant))["initContainers"]:
+            assert env_of(container).get("KESWARDEN_PIN_KV") == pins, (variant, env_of(container))
+    # Two tenants on one mount never share pins; without a prefix there is one tenant.
+    for prefix, pins in (("other", "kv/keswarden-pins/other"), ("", "kv/keswarden-pins")):
+        code, text = run(HELM, "template", "minio", CHART, "--kube-version", KUBERNETES, "--set", f"vault.kv.prefix={prefix}")
+        assert code == 0, text
+        assert env_of(pod(text)["initContainers"][0])["KESWARDEN_PIN_KV"] == pins
+    policy = pathlib.Path("deploy/vault/keswarden-policy.hcl").read_text()
+    assert 'path "kv/data/keswarden-pins/*"     { capabilities = ["create", "read"] }' in policy
+    assert "StateDirectory=keswarden" in pathlib.Path("deploy/systemd/keswarden.service").read_text()
+
+
+def check_nobody_is_told_to_put_a_key_by_hand():
+    for place in ("charts", "deploy", "docs", "README.md", "src"):
+        root = pathlib.Path(place)
+        for path in [root] if root.is_file() else [found for found in root.rglob("*") if found.is_file()]:
+            assert "key new | " not in path.read_text(errors="ignore"), f"{path}: a raw write knows nothing of former keys"
 
 
 def check_minio_sees_three_files():

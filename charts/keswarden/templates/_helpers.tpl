@@ -13,6 +13,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{- /* The K/V path of the pins; empty: none. Two tenants with different prefixes never share it. */}}
+{{- define "keswarden.pins" -}}
+{{- if eq .Values.vault.pins "auto" -}}
+{{ .Values.vault.kv.mount }}/keswarden-pins{{ with .Values.vault.kv.prefix }}/{{ . }}{{ end }}
+{{- else -}}
+{{ .Values.vault.pins }}
+{{- end }}
+{{- end }}
+
 {{- /* What is true of every container that is ours. */}}
 {{- define "keswarden.securityContext" -}}
 allowPrivilegeEscalation: false
@@ -53,7 +62,7 @@ seccompProfile: { type: RuntimeDefault }
 - { name: KESWARDEN_KES_KEY_FILE, value: /etc/keswarden/kes/client.key }
 - { name: KESWARDEN_KES_CAPATH, value: /etc/keswarden/kes/ca.crt }
 {{- end }}
-{{- with .Values.vault.pins }}
+{{- with include "keswarden.pins" . }}
 - { name: KESWARDEN_PIN_KV, value: {{ . | quote }} }
 {{- end }}
 {{- if .Values.gate.drives }}
