@@ -3,8 +3,9 @@ path "kv/data/minio/*"        { capabilities = ["create", "read"] } # create: `m
 path "kv/metadata/minio/*"    { capabilities = ["read", "list"] }   # to tell a key that never was from one that is gone
 path "kv/metadata/minio"      { capabilities = ["list"] }
 
-# Pins, at kv/keswarden-pins/PREFIX by default in the chart, the manifests and the unit: the fingerprint of each key, apart from the
-# keys, and written once. No update: whoever can overwrite a key cannot move its pin.
+# Pins: the fingerprint of each key, written once and apart from the keys. On by default in the chart, the manifests and
+# deploy/systemd, at kv/keswarden-pins/PREFIX; where several tenants share the mount, let each have its own PREFIX only. No update:
+# whoever can overwrite a key cannot move the pin of the key.
 path "kv/data/keswarden-pins/*"     { capabilities = ["create", "read"] }
 path "kv/metadata/keswarden-pins/*" { capabilities = ["read"] }
 

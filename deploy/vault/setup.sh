@@ -9,6 +9,7 @@ cli=${CLI:-$(command -v bao || command -v vault)} || { echo "neither bao nor vau
 here=$(cd "$(dirname "$0")" && pwd)
 umask 077
 mkdir -p "$to"
+to=$(cd "$to" && pwd) # the settings below hold wherever the agent starts
 
 enabled() { # secrets|auth, path
   "$cli" "$1" list | grep -q "^$2/ "
@@ -36,7 +37,7 @@ fi
   token_period=20m secret_id_ttl=0 secret_id_num_uses=0
 "$cli" read -field=role_id auth/approle/role/keswarden/role-id >"$to/role_id"
 "$cli" write -f -field=secret_id auth/approle/role/keswarden/secret-id >"$to/secret_id"
-echo "role_id and secret_id are in $to; the settings that fit them:"
+echo "role_id and secret_id are in $to. Lines for the agent's environment:"
 cat <<END
 KESWARDEN_VAULT_ROLE_ID_FILE=$to/role_id
 KESWARDEN_VAULT_SECRET_ID_FILE=$to/secret_id

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,7 @@ def check_lint():
 
 
 def check_schema_refuses_nonsense():
-    for wrong in ("vault.auth=password", "vault.address=vault", "keyName=-x", "env.FOO=1", "gate.timeout=soon", "minio.replicas=0", "vault.pins=a b", "gate.drives=perhaps"):
+    for wrong in ("vault.auth=password", "vault.address=vault", "keyName=-x", "env.FOO=1", "gate.timeout=soon", "minio.replicas=0", "vault.pins=a b", "vault.pins=true", "gate.drives=perhaps"):
         code, said = run(HELM, "template", CHART, "--kube-version", KUBERNETES, "--set", wrong)
         assert code != 0, f"{wrong} was accepted"
     code, said = run(HELM, "template", CHART, "--kube-version", KUBERNETES, "--set", "agent.enabled=false")
@@ -103,25 +104,118 @@ def check_keys_are_remembered_by_default():
         env = env_of(container)
         assert env["KESWARDEN_PIN_KV"] == "kv/keswarden-pins/minio" and env["KESWARDEN_DRIVES"] == "/data", env
         data = [mount for mount in container["volumeMounts"] if mount["name"] == "data"]
-        assert data and all(mount["readOnly"] for mount in data), data
-    for variant, pins in (("pins elsewhere", "pins/of/minio"), ("no pins, no drives", None)):
-        for container in pod(render(variant))["initContainers"]:
-            assert env_of(container).get("KESWARDEN_PIN_KV") == pins, (variant, env_of(container))
-    # Two tenants on one mount never share pins; without a prefix there is one tenant.
-    for prefix, pins in (("other", "kv/keswarden-pins/other"), ("", "kv/keswarden-pins")):
-        code, text = run(HELM, "template", "minio", CHART, "--kube-version", KUBERNETES, "--set", f"vault.kv.prefix={prefix}")
-        assert code == 0, text
-        assert env_of(pod(text)["initContainers"][0])["KESWARDEN_PIN_KV"] == pins
-    policy = pathlib.Path("deploy/vault/keswarden-policy.hcl").read_text()
-    assert 'path "kv/data/keswarden-pins/*"     { capabilities = ["create", "read"] }' in policy
-    assert "StateDirectory=keswarden" in pathlib.Path("deploy/systemd/keswarden.service").read_text()
+        assert [(mount["mountPath"], mount["readOnly"]) for mount in data] == [("/data", True)], data
+    for container in pod(render("no pins, no drives"))["initContainers"]:
+        assert not {"KESWARDEN_PIN_KV", "KESWARDEN_DRIVES"} & env_of(container).keys(), env_of(container)
+        assert "data" not in {mount["name"] for mount in container["volumeMounts"]}, container["volumeMounts"]
+    unit_of = unit("deploy/systemd/keswarden.service")
+    assert (unit_of["StateDirectory"], unit_of["StateDirectoryMode"]) == (["keswarden"], ["0700"]), unit_of
+
+
+def check_where_pins_are():
+    """Two tenants on one mount never share pins; without a prefix there is one tenant."""
+    for values, pins in {
+        (): "kv/keswarden-pins/minio",
+        ("vault.kv.prefix=other",): "kv/keswarden-pins/other",
+        ("vault.kv.prefix=",): "kv/keswarden-pins",
+        ("vault.kv.prefix=null",): "kv/keswarden-pins",
+        ("vault.kv.mount=/keys/", "vault.kv.prefix=/a/b/"): "keys/keswarden-pins/a/b",
+        ("vault.pins=pins/of/minio", "vault.kv.prefix="): "pins/of/minio",
+        # A plain `off` in a YAML file is false; a release whose values are reused may have none.
+        ("vault.pins=off",): None,
+        ("vault.pins=",): None,
+        ("vault.pins=false",): None,
+        ("vault.pins=null",): None,
+    }.items():
+        code, text = run(HELM, "template", "minio", CHART, "--kube-version", KUBERNETES, *(part for value in values for part in ("--set", value)))
+        assert code == 0, (values, text)
+        for container in pod(text)["initContainers"]:
+            assert env_of(container).get("KESWARDEN_PIN_KV") == pins, (values, pins, env_of(container))
+
+
+def notes(*values):
+    """The notes as they are shown after an installation; `helm template` leaves them out, so they are rendered as a manifest."""
+    with tempfile.TemporaryDirectory() as place:
+        chart = shutil.copytree(CHART, pathlib.Path(place) / "chart")
+        text = (chart / "templates/NOTES.txt").read_text()
+        (chart / "templates/notes.yaml").write_text('{{- define "notes" -}}\n' + text + '{{- end -}}\nnotes: {{ include "notes" . | toJson }}\n')
+        sets = [part for value in values for part in ("--set", value)]
+        code, said = run(HELM, "template", "minio", chart, "--namespace", "tenant", "--kube-version", KUBERNETES, "--show-only", "templates/notes.yaml", *sets)
+        assert code == 0, said
+        return yaml.safe_load(said)["notes"]
+
+
+def check_notes():
+    said = notes("keyName=some-key")
+    gate = pod(render("defaults"))["initContainers"][0]["name"]
+    assert f"  kubectl -n tenant exec minio-0 -c {gate} -- /keswarden key create --first some-key\n" in said, said
+    for words in ("only if nothing was ever sealed", "keswarden key restore --from FILE --identity IDENTITY some-key\n", "keswarden key backup"):
+        assert words in said, (words, said)
+    pins, run_dir, drives = "the pins at kv/keswarden-pins/minio", "the run directory", "the data volumes"
+    gate_only = ("agent.enabled=false", "kes.endpoint=https://kes:7373", "kes.existingSecret=kes")
+    for values, places in {
+        (): {pins, run_dir, drives},
+        ("vault.pins=off",): {run_dir, drives},
+        ("gate.drives=false",): {pins, run_dir},
+        gate_only: {pins, drives},
+        (*gate_only, "vault.pins=off", "gate.drives=false"): set(),
+    }.items():
+        said = notes(*values)
+        assert {place for place in (pins, run_dir, drives) if place in said} == places, (values, said)
+        assert ("Nothing here remembers" in said) == (not places), (values, said)
 
 
 def check_nobody_is_told_to_put_a_key_by_hand():
     for place in ("charts", "deploy", "docs", "README.md", "src"):
         root = pathlib.Path(place)
         for path in [root] if root.is_file() else [found for found in root.rglob("*") if found.is_file()]:
-            assert "key new | " not in path.read_text(errors="ignore"), f"{path}: a raw write knows nothing of former keys"
+            text = path.read_text(errors="ignore")
+            assert "key new | " not in text, f"{path}: a raw write knows nothing of former keys"
+            # The demo plays somebody who did so years ago.
+            if place in ("charts", "deploy") and path != pathlib.Path("deploy/demo/run"):
+                assert "kv put" not in text, f"{path}: a raw write knows nothing of former keys"
+
+
+def check_policy():
+    text = pathlib.Path("deploy/vault/keswarden-policy.hcl").read_text()
+    policy = dict(re.findall(r'^path "([^"]+)" *\{ capabilities = \[([^]]*)\] \}', text, re.M))
+    # A pin is written once: nobody who has only these rights can move one.
+    assert policy["kv/data/keswarden-pins/*"] == '"create", "read"', policy
+    assert policy["kv/metadata/keswarden-pins/*"] == '"read"', policy
+    assert policy["kv/data/minio/*"] == '"create", "read"', policy
+    one = dict(re.findall(r'^#   path "([^"]+)" *\{ capabilities = \[([^]]*)\] \}', text, re.M))
+    assert one["kv/keswarden-pins/*"] == '"create", "read"', one
+    setup = pathlib.Path("deploy/vault/setup.sh").read_text()
+    (made,) = set(re.findall(r"auth/approle/role/([\w-]+)", setup))
+    assert set(re.findall(r"auth/approle/role/([\w-]+)", text)) == {made}, (made, text)
+
+
+def check_settings_agree():
+    """What the script prints, the unit's environment and the chart's defaults are one set-up."""
+    printed = unit("deploy/vault/setup.sh")
+    of_unit = unit("deploy/systemd/keswarden.env")
+    of_chart = env_of(pod(render("defaults"))["initContainers"][0])
+    for name in ("KESWARDEN_VAULT_KV_MOUNT", "KESWARDEN_VAULT_KV_PREFIX", "KESWARDEN_PIN_KV"):
+        assert printed[name] == of_unit[name] == [of_chart[name]], (name, printed.get(name), of_unit.get(name), of_chart.get(name))
+    for name in ("KESWARDEN_VAULT_ROLE_ID_FILE", "KESWARDEN_VAULT_SECRET_ID_FILE"):
+        assert name in printed and name in of_unit and name in of_chart, name
+    assert "KESWARDEN_DRIVES" not in of_unit and "#KESWARDEN_DRIVES=" in pathlib.Path("deploy/systemd/keswarden.env").read_text()
+
+
+def check_first_key_under_systemd():
+    """The command of README.md runs as the unit does: same user, groups, environment and state directory."""
+    readme = pathlib.Path("deploy/README.md").read_text()
+    (command,) = re.findall(r"^systemd-run (?:.*\\\n)*.*$", readme, re.M)
+    words = command.replace("\\\n", " ").split()
+    service = unit("deploy/systemd/keswarden.service")
+    for word in (f"--uid={service['User'][0]}", f"--gid={service['Group'][0]}"):
+        assert word in words, (word, words)
+    for name in ("EnvironmentFile", "StateDirectory", "StateDirectoryMode", "SupplementaryGroups"):
+        assert f"{name}={service[name][0]}" in words, (name, words)
+    (key,) = unit("deploy/systemd/keswarden.env")["KESWARDEN_KEY_NAME"]
+    assert words[-4:] == ["key", "create", "--first", key], words
+    # The supplementary group must be there: useradd makes none beside --gid.
+    assert "useradd --system --no-create-home --user-group keswarden" in readme
 
 
 def check_minio_sees_three_files():
@@ -165,7 +259,7 @@ def check_settings_exist():
     used = set()
     for variant in VARIANTS:
         used |= set(re.findall(r"KESWARDEN_[A-Z_]+", render(variant)))
-    for file in ("deploy/systemd/keswarden.service", "deploy/systemd/keswarden.env"):
+    for file in ("deploy/systemd/keswarden.service", "deploy/systemd/keswarden.env", "deploy/vault/setup.sh"):
         used |= set(re.findall(r"KESWARDEN_[A-Z_]+", pathlib.Path(file).read_text()))
     unknown = {name for name in used if name not in known and name.removesuffix("_FILE") not in known}
     assert not unknown, unknown

@@ -36,6 +36,7 @@ mod lease;
 mod login;
 mod logs;
 mod machine;
+mod machine_memory;
 mod memory;
 mod offline;
 mod outage;

@@ -13,13 +13,24 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{- /* The K/V path of the pins; empty: none. Two tenants with different prefixes never share it. */}}
+{{- /* The K/V path of the pins; empty: none. Two tenants with different prefixes never share the path. YAML reads a plain `off` as
+false, and a release whose values are reused may have no such value at all. */}}
 {{- define "keswarden.pins" -}}
-{{- if eq .Values.vault.pins "auto" -}}
-{{ .Values.vault.kv.mount }}/keswarden-pins{{ with .Values.vault.kv.prefix }}/{{ . }}{{ end }}
-{{- else -}}
-{{ .Values.vault.pins }}
+{{- $pins := .Values.vault.pins | default "off" | toString -}}
+{{- if eq $pins "auto" -}}
+{{ list (trimAll "/" .Values.vault.kv.mount) "keswarden-pins" (trimAll "/" (.Values.vault.kv.prefix | default "")) | join "/" | trimSuffix "/" }}
+{{- else if ne $pins "off" -}}
+{{ $pins }}
 {{- end }}
+{{- end }}
+
+{{- /* What remembers the keys, in words; empty: nothing does. */}}
+{{- define "keswarden.memory" -}}
+{{- $places := list -}}
+{{- with include "keswarden.pins" . }}{{ $places = append $places (printf "by the pins at %s in Vault" .) }}{{ end -}}
+{{- if .Values.agent.enabled }}{{ $places = append $places "in the run directory of each pod, as long as the pod lives" }}{{ end -}}
+{{- if .Values.gate.drives }}{{ $places = append $places "by what MinIO has written to the data volumes" }}{{ end -}}
+{{- join "; " $places -}}
 {{- end }}
 
 {{- /* What is true of every container that is ours. */}}
