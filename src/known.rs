@@ -197,6 +197,17 @@ pub fn not_asked(statements: &[Statement]) -> Option<String> {
     (!silent.is_empty()).then(|| silent.join("; "))
 }
 
+/// That a key passes though not every witness could be asked, with what mends the first of those; nothing when all were.
+pub fn passes_unasked(name: &Name, statements: &[Statement]) -> Option<Finding> {
+    let first = statements.iter().find_map(|one| match &one.says {
+        Says::CannotTell(finding) => Some(finding.clone()),
+        Says::Known(_) | Says::New | Says::Forgets(_) => None,
+    })?;
+    let silent = not_asked(statements).unwrap_or_default();
+    let seen = format!("the key '{name}' passes, and not every witness could be asked: {silent}");
+    Some(Finding { seen, ..first })
+}
+
 /// That a key at hand is another one than before: both fingerprints, where each is known from, and the way back. `set_aside` is the
 /// command that moves what is stored out of the way without losing it.
 pub fn replaced(

@@ -157,6 +157,16 @@ impl SealedCopy {
         self.origin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether a copy is of this key store. Versions before this one did not name the namespace.
+    fn is_ours(&self, origin: &str) -> bool {
+        let ours = self.origin();
+        let nameless = ours.split_once(", namespace ").and_then(|(address, rest)| {
+            let (_, place) = rest.split_once(", ")?;
+            Some(format!("{address}, {place}"))
+        });
+        origin == ours || nameless.is_some_and(|nameless| origin == nameless)
+    }
+
     /// Which one it is, for people.
     pub fn place(&self) -> String {
         format!("the sealed copy {}", self.path().display())
@@ -235,7 +245,7 @@ impl SealedCopy {
             content.keys.get(name).map(|ours| fingerprint(ours) == fingerprint(text))
         };
         let agree: Vec<_> = before.keys.iter().filter_map(|(name, text)| is_its(name, text)).collect();
-        if before.origin != content.origin && (agree.contains(&false) || !agree.contains(&true)) {
+        if !self.is_ours(&before.origin) && (agree.contains(&false) || !agree.contains(&true)) {
             return Err(self.is_anothers(&before.origin, &content.origin));
         }
         let sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,7 +311,7 @@ impl SealedCopy {
             let version = KeyVersion::parse(text.as_bytes()).map_err(|error| self.unusable(error))?;
             keys.push(Kept { name, version: Arc::new(version), age, lost });
         }
-        let is_ours = content.origin == self.origin();
+        let is_ours = self.is_ours(&content.origin);
         Ok(Opened { keys, age: self.age(content.sealed_at, now), origin: content.origin.clone(), is_ours })
     }
 
@@ -448,7 +458,7 @@ impl Witness for CopyWitness {
         Some(match looked {
             Err(finding) => Says::CannotTell(finding),
             Ok(None) => return None,
-            Ok(Some((origin, _))) if origin != self.copy.origin() => {
+            Ok(Some((origin, _))) if !self.copy.is_ours(&origin) => {
                 Says::CannotTell(self.copy.is_anothers(&origin, &self.copy.origin()))
             }
             Ok(Some((_, keys))) => {

@@ -116,8 +116,16 @@ fn settings(reader: &mut Reader, dirs: Vec<StateDir>, config: Option<PathBuf>) -
     let remembers = reader.switch("KESWARDEN_MEMORY").unwrap_or(true);
     let tenant = reader.vault_path("KESWARDEN_TENANT").unwrap_or_default();
     let pin_dir = reader.path("KESWARDEN_PIN_DIR").map(|dir| dir.join(&tenant));
+    let keys =
+        reader.environment().get("KESWARDEN_VAULT_KV_MOUNT").map_or("kv", |mount| mount.trim_matches('/'));
+    let keys = keys.to_owned();
     let pin_kv = reader.vault_path("KESWARDEN_PIN_KV").map(|path| {
-        let (mount, prefix) = path.split_once('/').unwrap_or((&path, "keswarden-pins"));
+        // A mount may have slashes in its name: that of the keys is known.
+        let below = path.strip_prefix(&keys).and_then(|rest| rest.strip_prefix('/'));
+        let (mount, prefix) = match below {
+            Some(below) => (keys.as_str(), below),
+            None => path.split_once('/').unwrap_or((&path, "keswarden-pins")),
+        };
         let prefix =
             [prefix, &tenant].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
         keystore::vault::Config { mount: mount.to_owned(), version: None, prefix, transit: None }

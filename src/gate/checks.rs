@@ -319,11 +319,7 @@ impl Checks<'_> {
             if self.is_demanded(&name) {
                 seen.extend(about(&name, &held));
             }
-            if let Some(silent) = known::not_asked(&statements) {
-                notes.push(Cause::MemoryUnusable.seen(format!(
-                    "the key '{name}' passes, and not every witness could be asked: {silent}"
-                )));
-            }
+            notes.extend(known::passes_unasked(&name, &statements));
             self.found.lock().unwrap_or_else(PoisonError::into_inner).push((
                 name.clone(),
                 held.clone(),

@@ -128,8 +128,8 @@ impl KeyStore for Guarded {
                 (&self.commands, &set_aside),
             ));
         }
-        if let Some(silent) = known::not_asked(&statements) {
-            tracing::warn!(key = %name, cause = Cause::MemoryUnusable.id(), "the key is used, and not every witness could be asked: {silent}");
+        if let Some(finding) = known::passes_unasked(name, &statements) {
+            tracing::warn!(cause = finding.cause.id(), "{finding}");
         }
         self.remember(name, fingerprint, &statements).await;
         Ok(())
