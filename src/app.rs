@@ -183,7 +183,7 @@ pub async fn create_first(settings: Settings) -> Result<String, Stopped> {
 pub async fn rescue_from_copy(settings: Settings, fingerprint: Option<&str>) -> Result<String, Stopped> {
     crate::memory::protect();
     let base = Base::beside(None, &settings);
-    let (name, OpenStore { store, copy, .. }) = (settings.key.clone(), base.open_beside(&settings)?);
+    let (name, OpenStore { store, memory, copy }) = (settings.key.clone(), base.open_beside(&settings)?);
     let Some(copy) = copy else {
         return Err(Cause::CopyUnusable
             .seen("there is no sealed copy: KESWARDEN_OFFLINE_DIR and KESWARDEN_OFFLINE_KEY_FILE are not set")
@@ -191,7 +191,7 @@ pub async fn rescue_from_copy(settings: Settings, fingerprint: Option<&str>) -> 
             .into());
     };
     let place = copy.place();
-    let (_, keys) = copy.keys_of(&name)?.unwrap_or_default();
+    let (origin, keys) = copy.keys_of(&name)?.unwrap_or_default();
     let all: Vec<_> = keys.iter().map(|key| key.fingerprint.clone()).collect();
     let wanted = |key: &offline::Copied| match fingerprint {
         Some(fingerprint) => key.fingerprint == fingerprint,
@@ -204,6 +204,12 @@ pub async fn rescue_from_copy(settings: Settings, fingerprint: Option<&str>) -> 
             .fix("say which one: --fingerprint")
             .into());
     };
+    // A copy of another store counts for no key that nobody else knows: two agents may share a directory.
+    let others = memory.witnesses.without(known::Kind::Copy).ask(&name).await;
+    let is_known = known::judge(known::Asked::Key(&key.fingerprint), &others) == known::Verdict::Same;
+    if !copy.is_ours(&origin) && !is_known {
+        return Err(copy.is_anothers(&origin, &store.describe()).into());
+    }
     store.ready().await?;
     let kept = crate::backup::Kept::of(&name, key.version.to_text(), &place)?;
     let restored = crate::backup::restore(&*store, &name, &kept, false).await?;

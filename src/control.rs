@@ -4,9 +4,9 @@
 //! lost there; `keys` tells what is at hand.
 
 use crate::{
-    cause::Cause,
+    cause::{Cause, Finding},
     keyring::Keyring,
-    known::{Kind, Known, Says, Witness, shell_word},
+    known::{Kind, Known, Says, Witness, is_same, shell_word},
     names::Name,
     shutdown::{Drain, Ended},
 };
@@ -72,6 +72,18 @@ impl Witness for AgentWitness {
         Some(format!(
             "put it back from the agent, which holds it: `keswarden key rescue {name} --run-dir {dir} --yes`"
         ))
+    }
+
+    /// What a process holds it goes on holding until its end: that is said, and not taken for forgotten.
+    async fn forget(&self, name: &Name, was: &str, _: Option<&str>) -> Result<(), Finding> {
+        let known = self.says(name).await;
+        let holds = |known: &Known| matches!(known, Known::Fingerprint(held, _) if is_same(was, held));
+        match known {
+            Some(Says::Known(keys)) if keys.iter().any(holds) => Err(Cause::KeyReplaced
+                .seen(format!("{} still holds the key {was}, and opens with it", self.place()))
+                .fix("restart it: it takes the key that is stored then")),
+            _ => Ok(()),
+        }
     }
 
     async fn says(&self, name: &Name) -> Option<Says> {

@@ -68,8 +68,6 @@ pub struct Tally {
     pub skipped: u64,
     /// Versions that are encrypted in a way this program does not know.
     pub unknown: u64,
-    /// Sealed files of MinIO's own whose key is named on another drive: there is evidence, and it was not looked at.
-    pub unseen: u64,
 }
 
 /// What the drives say.
@@ -79,6 +77,9 @@ pub struct Samples {
     pub keys: BTreeMap<String, Records>,
     pub tally: Tally,
     pub drives: Vec<Drive>,
+    /// Files of MinIO's own, by path: those that some drive showed whole, and those of which a drive has a later part.
+    own_shown: BTreeSet<String>,
+    own_elsewhere: BTreeSet<String>,
     /// A limit ended it: there is more on the drives.
     pub cut_short: bool,
 }
@@ -284,7 +285,6 @@ impl Tally {
         self.bytes += other.bytes;
         self.skipped += other.skipped;
         self.unknown += other.unknown;
-        self.unseen += other.unseen;
     }
 }
 
@@ -296,6 +296,11 @@ impl Samples {
     pub fn is_new(&self) -> bool {
         let new = self.drives.iter().all(|drive| drive.state == State::New);
         new && !self.drives.is_empty() && self.tally == Tally::default()
+    }
+
+    /// How many files of MinIO's own, which may be sealed, have their first part on no drive that was looked at.
+    pub fn unseen(&self) -> usize {
+        self.own_elsewhere.difference(&self.own_shown).count()
     }
 
     /// Takes what the versions of one object say of keys.

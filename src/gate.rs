@@ -111,7 +111,8 @@ pub async fn pass(
     clock: Clock,
 ) -> Result<(Keyring, KeyringWriter), Refused> {
     let metrics = Metrics::new(registry);
-    let checks = Checks::new(config, store.clone(), clock.clone());
+    let waits = config.deadline.is_none_or(|deadline| deadline > checks::DRIVES_MAY_COME * 2);
+    let checks = Checks::new(config, store.clone(), clock.clone()).waiting(waits);
     let mut waiting = Waiting::new(&clock);
     let (keyring, writer) = loop {
         // What an attempt that failed has read is never served.

@@ -231,7 +231,9 @@ pub fn replaced(
     if let Some(silent) = not_asked(statements) {
         let _ = write!(seen, "; not asked: {silent}");
     }
-    let back = ways_back(name, statements, commands);
+    // Whoever knows the key at hand alone would give that one back.
+    let theirs: Vec<_> = others.clone().filter(|one| !one.knows(fingerprint)).cloned().collect();
+    let back = ways_back(name, &theirs, commands);
     let former = others.flat_map(Statement::known).find_map(|known| match known {
         Known::Fingerprint(former, _) if !is_same(former, fingerprint) => Some(former.as_str()),
         _ => None,
@@ -246,6 +248,26 @@ pub fn replaced(
     Cause::KeyReplaced.seen(seen).fix(format!(
         "bring the former key back, what it sealed opens with nothing else: set aside what is stored now, {set_aside}, then {back}{on_purpose}"
     ))
+}
+
+/// That a key is not stored under a name, because these know another one of it; where one of them is mistaken, how it is told so.
+pub fn taken(name: &Name, fingerprint: &str, others: &[&Statement], commands: &Commands) -> Finding {
+    let words: Vec<_> = others.iter().map(|one| one.words()).collect();
+    let theirs: Vec<_> = others.iter().map(|one| (*one).clone()).collect();
+    let mistaken = others.iter().flat_map(|one| one.known()).find_map(|known| match known {
+        Known::Fingerprint(other, _) if !is_same(other, fingerprint) => Some(other),
+        _ => None,
+    });
+    let forget = mistaken.map(|other| {
+        let command = commands.of(&format!("key forget {name} --was {other} --yes"));
+        format!("; where {fingerprint} is the right one, and that a mistake: `{command}`, then again")
+    });
+    Cause::KeyReplaced
+        .seen(format!(
+            "there was a key '{name}' already, it is known from {}: the key {fingerprint} is not stored under its name",
+            words.join("; from ")
+        ))
+        .fix(format!("{}{}", ways_back(name, &theirs, commands), forget.unwrap_or_default()))
 }
 
 /// A key that is not in the store, and what is true of it here. The store's own finding says where it was looked for; an undelete in

@@ -50,6 +50,7 @@ pub mod store;
 pub mod tls;
 pub mod vault;
 
+pub mod files;
 pub mod health;
 pub mod identity;
 pub mod memory;

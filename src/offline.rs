@@ -16,6 +16,7 @@ use crate::{
     cause::{Cause, Finding},
     clock::{self, Clock},
     crypto::key_version::KeyVersion,
+    files,
     keyring::Held,
     known::{Commands, Kind, Known, Says, Witness, is_same},
     names::Name,
@@ -158,7 +159,7 @@ impl SealedCopy {
     }
 
     /// Whether a copy is of this key store. Versions before this one did not name the namespace.
-    fn is_ours(&self, origin: &str) -> bool {
+    pub fn is_ours(&self, origin: &str) -> bool {
         let ours = self.origin();
         let nameless = ours.split_once(", namespace ").and_then(|(address, rest)| {
             let (_, place) = rest.split_once(", ")?;
@@ -236,7 +237,8 @@ impl SealedCopy {
             .map_err(|_| self.unusable("it is too large"))?;
         let bytes = [FIRST_LINE, &head, &sealed].concat();
         std::fs::create_dir_all(&self.config.dir).map_err(|error| self.unusable(error))?;
-        mint::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))
+        mint::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))?;
+        files::belongs_to_its_folder(&self.path()).map_err(|error| self.unusable(error))
     }
 
     /// Keeps what the copy before had: keys that are not at hand, and other keys of the names that are.
@@ -249,6 +251,17 @@ impl SealedCopy {
             return Err(self.is_anothers(&before.origin, &content.origin));
         }
         let sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        // A lost key that somebody has forgotten stays a former one, though a process still holds it.
+        let mut forgotten = BTreeSet::new();
+        for (name, texts) in &before.former {
+            let ours = content.keys.get(name).filter(|_| content.lost.contains(name)).and_then(fingerprint);
+            if ours.is_some() && texts.iter().any(|text| fingerprint(text) == ours) {
+                content.keys.remove(name);
+                content.since.remove(name);
+                content.lost.remove(name);
+                forgotten.insert(name.clone());
+            }
+        }
         for (name, texts) in before.former {
             content.former.entry(name).or_default().extend(texts);
         }
@@ -257,7 +270,7 @@ impl SealedCopy {
                 Some(ours) if fingerprint(ours) == fingerprint(&text) => {}
                 Some(_) => content.former.entry(name).or_default().push(text),
                 // It was at hand here, and is no longer: somebody deleted it.
-                None if sealed.contains(&name) => {}
+                None if sealed.contains(&name) && !forgotten.contains(&name) => {}
                 None => {
                     let since = before.since.get(&name).copied().unwrap_or(before.sealed_at);
                     content.since.insert(name.clone(), since);
@@ -271,7 +284,8 @@ impl SealedCopy {
         Ok(())
     }
 
-    fn is_anothers(&self, theirs: &str, ours: &str) -> Finding {
+    /// That a copy is of another key store.
+    pub fn is_anothers(&self, theirs: &str, ours: &str) -> Finding {
         self.unusable(format!("it is of {theirs}, and the key store here is {ours}")).fix(
             "give each key store a copy of its own: set KESWARDEN_OFFLINE_DIR to another directory; if the key store has only moved, the \
              copy is taken over once both have a key of the same name and fingerprint",

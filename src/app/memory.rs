@@ -13,7 +13,7 @@ use crate::{
     store::KeyStore,
     vault,
 };
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// The K/V path of pins in the Vault of the keys, when there is one.
 type PinPath = Option<Arc<dyn KeyStore>>;
@@ -58,8 +58,14 @@ impl Base {
         let copy = settings.offline.clone();
         let copy = copy.map(|config| Arc::new(SealedCopy::new(config, origin.clone(), self.clock.clone())));
         let commands = Commands { config: settings.config.clone() };
-        for dir in agent.into_iter().chain(settings.server_dir.as_deref().filter(|_| agent.is_some())) {
-            witnesses.push(Arc::new(AgentWitness(dir.to_owned())));
+        if let Some(run_dir) = agent {
+            // A `server` has its socket in its state directory.
+            let of_servers =
+                settings.dirs.iter().map(|dir| dir.path.as_path()).chain(settings.server_dir.as_deref());
+            let dirs: BTreeSet<_> = of_servers.chain([run_dir]).collect();
+            witnesses.extend(
+                dirs.into_iter().map(|dir| Arc::new(AgentWitness(dir.to_owned())) as Arc<dyn Witness>),
+            );
         }
         if let Some(copy) = &copy {
             witnesses.push(Arc::new(CopyWitness::new(copy.clone(), commands.clone())));

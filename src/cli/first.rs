@@ -5,14 +5,17 @@ use crate::{app, exit};
 use std::path::PathBuf;
 
 /// Each name in turn, or the default key when none is given.
-pub(super) fn main(names: Vec<String>, config: Option<PathBuf>) -> u8 {
+pub(super) fn main(names: Vec<String>, config: Option<PathBuf>, no_drives: bool) -> u8 {
     let names = if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
-    let codes = names.into_iter().map(|key| one(SetUp { config: config.clone(), key }));
+    let codes = names.into_iter().map(|key| one(SetUp { config: config.clone(), key }, no_drives));
     exit::worst(codes.collect::<Vec<_>>())
 }
 
-fn one(set_up: SetUp) -> u8 {
-    with_settings(set_up, |settings| {
+fn one(set_up: SetUp, no_drives: bool) -> u8 {
+    with_settings(set_up, |mut settings| {
+        if no_drives {
+            settings.drives.clear();
+        }
         let name = settings.key.clone();
         match block_on(app::create_first(settings)) {
             Ok(fingerprint) => {

@@ -108,6 +108,9 @@ struct Creation {
     /// Make a tenant's first key in the key store of the settings, if nothing shows that there ever was one; asks no server
     #[arg(long)]
     first: bool,
+    /// With --first: do not ask the drives, which are new or never had encryption
+    #[arg(long, requires = "first")]
+    no_drives: bool,
     /// With --first: KES's own configuration file, the key store of it
     #[arg(long, value_name = "FILE", requires = "first")]
     config: Option<PathBuf>,
@@ -157,7 +160,9 @@ struct Described {
 
 pub(super) fn main(options: Options) -> u8 {
     match options.command {
-        Command::Create(Creation { names, first: true, config, .. }) => first::main(names, config),
+        Command::Create(Creation { names, first: true, no_drives, config, .. }) => {
+            first::main(names, config, no_drives)
+        }
         Command::Create(Creation { names, remote, .. }) => {
             client::with_client(&remote.connection, |client| create(client, names))
         }

@@ -147,10 +147,11 @@ fn own_file(folder: &Path, scheme: Scheme, path: &str, samples: &mut Samples) ->
         Ok(Own::Sealed(mtime, sealed)) => {
             let legacy = (scheme == Scheme::Iam).then(|| context::of_own(&format!("config/{path}")));
             let now = context::of_own(&format!("{SYSTEM}/config/{path}"));
+            samples.own_shown.insert(path.to_owned());
             samples.add(sealed, scheme, (now, legacy), mtime);
         }
-        Ok(Own::Elsewhere) => samples.tally.unseen += 1,
-        Ok(Own::Plain) => {}
+        Ok(Own::Elsewhere) => drop(samples.own_elsewhere.insert(path.to_owned())),
+        Ok(Own::Plain) => drop(samples.own_shown.insert(path.to_owned())),
         Err(_) => samples.tally.skipped += 1,
     }
     true

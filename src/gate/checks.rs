@@ -4,16 +4,17 @@ use super::{Config, Create, proof::Drives};
 use crate::{
     blocking::Blocking,
     cause::{Cause, Finding},
-    clock::{self, Clock},
+    clock::{self, Clock, Instant},
     kes_client,
     keyring::{Held, KeyringWriter},
     keystore::nowhere,
-    known::{self, Asked, Statement, Verdict},
+    known::{self, Asked, Statement, Verdict, Witnesses},
     names::Name,
     offline,
     pins::{self, Mode},
     store::{Error, KeyStore},
 };
+use futures_util::stream::{self, StreamExt};
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, PoisonError},
@@ -60,6 +61,9 @@ pub(super) struct Checks<'a> {
     pub(super) drives: Mutex<Drives>,
     /// Keys that the attempt under way found well, to be remembered once all of it passes.
     found: std::sync::Mutex<Vec<FoundWell>>,
+    begun: Instant,
+    /// There is a next attempt, and time for it.
+    waits: bool,
     /// What was logged by an attempt is not logged by the next.
     pub(super) said: std::sync::Mutex<HashSet<String>>,
     /// What reads the sealed copy: its disk may hang.
@@ -70,7 +74,7 @@ pub(super) struct Checks<'a> {
 pub(super) type Looked = BTreeMap<Name, Arc<Held>>;
 
 /// A key that was found well, and what the witnesses say of it.
-type FoundWell = (Name, Arc<Held>, Vec<Statement>);
+pub(super) type FoundWell = (Name, Arc<Held>, Vec<Statement>);
 
 /// Keys that are well, in words, and what stops nobody.
 pub(super) struct Well {
@@ -81,6 +85,8 @@ pub(super) struct Well {
 impl<'a> Checks<'a> {
     pub(super) fn new(config: &'a Config, store: Arc<dyn KeyStore>, clock: Clock) -> Self {
         Self {
+            begun: clock.now(),
+            waits: false,
             config,
             store,
             clock,
@@ -90,6 +96,11 @@ impl<'a> Checks<'a> {
             said: std::sync::Mutex::default(),
             blocking: Blocking::default(),
         }
+    }
+
+    /// The same for a gate that may wait for drives.
+    pub(super) fn waiting(self, waits: bool) -> Self {
+        Self { waits, ..self }
     }
 
     /// The same for `doctor`: nothing is made and nothing is remembered.
@@ -146,6 +157,10 @@ impl Check {
 
 // === impl Checks ===
 
+/// How many keys the witnesses are asked about at once.
+const ASKED_AT_ONCE: usize = 64;
+/// How long a gate waits for drives that are not there yet, where nobody else knows the key.
+pub(super) const DRIVES_MAY_COME: Duration = Duration::from_secs(30);
 /// The bound of one attempt, whatever its requests do.
 const ATTEMPT: Duration = Duration::from_secs(30);
 /// The least that an attempt is given, so that a deadline ends with a reason.
@@ -303,10 +318,12 @@ impl Checks<'_> {
     ) -> Result<Well, Vec<Finding>> {
         let (mut wrong, mut passed, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         let mut notes = drives.notes.clone();
-        for (name, held) in looked {
-            let mut statements = self.config.memory.witnesses.ask(&name).await;
+        for (name, held, mut statements) in asked(&self.config.memory.witnesses, looked).await {
             statements.extend(drives.statement(&name));
             match self.judge(&name, &held, &statements) {
+                Ok(()) if self.waits_for_drives(&name, &held, &statements) => {
+                    wrong.extend(drives_may_come(&name, &statements));
+                }
                 Ok(()) => passed.push((name, held, statements)),
                 Err(finding) if self.is_demanded(&name) || drives.is_refuted(&name) => wrong.push(finding),
                 Err(finding) => self.say(&finding, &format!("the key '{name}' is not used")),
@@ -334,12 +351,46 @@ impl Checks<'_> {
         Ok(Well { says: seen.join("; "), notes })
     }
 
-    fn is_demanded(&self, name: &Name) -> bool {
+    /// A key that nobody knows, and drives that may know it and are not there yet, as while volumes are mounted: for a while they are
+    /// waited for, since what passes now is remembered as the right one.
+    fn waits_for_drives(&self, name: &Name, held: &Held, statements: &[Statement]) -> bool {
+        let is_silent = |one: &Statement| {
+            one.kind == known::Kind::Drives && matches!(one.says, known::Says::CannotTell(_))
+        };
+        self.waits
+            && self.is_demanded(name)
+            && self.clock.now() - self.begun < DRIVES_MAY_COME
+            && statements.iter().any(is_silent)
+            && known::judge(Asked::Key(&held.fingerprint), statements) == Verdict::First
+    }
+
+    pub(super) fn is_demanded(&self, name: &Name) -> bool {
         self.config.keys.contains(name)
     }
 
     /// Whether this key may be used, by all that is known of the name.
-    pub(super) fn judge(&self, name: &Name, held: &Held, statements: &[Statement]) -> Result<(), Finding> {
+    fn judge(&self, name: &Name, held: &Held, statements: &[Statement]) -> Result<(), Finding> {
+        self.is_no_other(name, held, statements)?;
+        let fingerprint = &held.fingerprint;
+        if self.config.memory.mode() == Mode::Require
+            && self.is_demanded(name)
+            && !pins::is_pinned(statements, fingerprint)
+            && !is_proven(statements, fingerprint)
+        {
+            return Err(Cause::KeyUnpinned.seen(format!(
+                "the key '{name}', fingerprint {fingerprint}, has no pin, and KESWARDEN_PIN=require"
+            )));
+        }
+        Ok(())
+    }
+
+    /// No witness knows another key of the name.
+    pub(super) fn is_no_other(
+        &self,
+        name: &Name,
+        held: &Held,
+        statements: &[Statement],
+    ) -> Result<(), Finding> {
         let fingerprint = &held.fingerprint;
         if let Verdict::Other(_) = known::judge(Asked::Key(fingerprint), statements) {
             let (place, set_aside) = (self.store.describe(), self.store.how_to_set_aside(name));
@@ -351,15 +402,6 @@ impl Checks<'_> {
                 true => Cause::KeyMixed.seen(finding.seen),
                 false => finding,
             });
-        }
-        if self.config.memory.mode() == Mode::Require
-            && self.is_demanded(name)
-            && !pins::is_pinned(statements, fingerprint)
-            && !is_proven(statements, fingerprint)
-        {
-            return Err(Cause::KeyUnpinned.seen(format!(
-                "the key '{name}', fingerprint {fingerprint}, has no pin, and KESWARDEN_PIN=require"
-            )));
         }
         Ok(())
     }
@@ -463,6 +505,28 @@ async fn within<T>(
 
 fn late(bound: Duration, cause: Cause, what: &str) -> Finding {
     cause.seen(format!("{what} did not answer everything within {}", clock::human(bound)))
+}
+
+/// What every witness says of each of these keys: many are asked for at once, so that one that hangs is waited for once.
+pub(super) async fn asked(witnesses: &Witnesses, looked: Looked) -> Vec<FoundWell> {
+    let each = stream::iter(looked).map(|(name, held)| async move {
+        let statements = witnesses.ask(&name).await;
+        (name, held, statements)
+    });
+    let mut found: Vec<_> = each.buffer_unordered(ASKED_AT_ONCE).collect().await;
+    found.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    found
+}
+
+/// That drives are waited for which may know a key that nobody else knows.
+fn drives_may_come(name: &Name, statements: &[Statement]) -> Option<Finding> {
+    let finding = known::passes_unasked(name, statements)?;
+    let seen = format!(
+        "nobody knows the key '{name}', and the drives may: they are waited for, {} at the most: {}",
+        clock::human(DRIVES_MAY_COME),
+        known::not_asked(statements).unwrap_or_default()
+    );
+    Some(Finding { seen, ..finding })
 }
 
 /// A key that is well, in words.

@@ -239,10 +239,10 @@ impl Checks<'_> {
             (_, true) => "no evidence on the drives".to_owned(),
             (_, false) => format!("by the drives: {}", says.join("; ")),
         };
-        if samples.tally.unseen > 0 {
+        if samples.unseen() > 0 {
             said.push_str(&format!(
                 "; {} sealed files of MinIO's own were not looked at: another drive has their first part",
-                samples.tally.unseen
+                samples.unseen()
             ));
         }
         if let Some(gap) = gap(samples) {
@@ -274,8 +274,13 @@ impl Checks<'_> {
         let says = if let Some(records) = samples.keys.get(name.as_str()) {
             let seen = records.seen;
             Says::Known(vec![Known::Another(format!("{seen} objects that were sealed with it"))])
-        } else if let Some(gap) = gap(&samples).or_else(|| unseen(&samples)) {
+        } else if let Some(gap) = gap(&samples) {
             Says::CannotTell(unreadable(format!("{gap}: what is sealed with it may be there")))
+        } else if let Some(unseen) = unseen(&samples) {
+            Says::CannotTell(unreadable(format!("{unseen}: the key may be named there")).fix(format!(
+                "look from where the other drives are; where this MinIO never had encryption, make the key without the drives: `{}`",
+                self.without_drives(name)
+            )))
         } else if samples.is_new() {
             Says::New
         } else {
@@ -283,9 +288,8 @@ impl Checks<'_> {
             let path = bare.path.display();
             Says::CannotTell(
                 unreadable(format!("{path} has no MinIO format and is no mount point: its volume may not be mounted")).fix(format!(
-                    "mount the tenant's volumes; where {path} is a plain directory that is new, make the key without the drives: `env -u \
-                     KESWARDEN_DRIVES {}`",
-                    self.config.memory.commands.create_first(name)
+                    "mount the tenant's volumes; where {path} is a plain directory that is new, make the key without the drives: `{}`",
+                    self.without_drives(name)
                 )),
             )
         };
@@ -294,6 +298,10 @@ impl Checks<'_> {
 
     fn silent(&self, finding: &Finding) -> Statement {
         Statement::new(Kind::Drives, self.drives_in_words(), Says::CannotTell(finding.clone()))
+    }
+
+    fn without_drives(&self, name: &Name) -> String {
+        self.config.memory.commands.of(&format!("key create --first {name} --no-drives"))
     }
 
     fn drives_in_words(&self) -> String {
@@ -316,9 +324,10 @@ fn gap(samples: &Samples) -> Option<String> {
 }
 
 fn unseen(samples: &Samples) -> Option<String> {
-    let unseen = samples.tally.unseen;
-    (unseen > 0)
-        .then(|| format!("{unseen} sealed files of MinIO's own have their first part on another drive"))
+    let unseen = samples.unseen();
+    (unseen > 0).then(|| {
+        format!("{unseen} files of MinIO's own, which may be sealed, have their first part on another drive")
+    })
 }
 
 fn unreadable(seen: String) -> Finding {

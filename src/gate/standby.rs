@@ -1,6 +1,6 @@
 //! The store is away: a sealed copy may stand in for it, when it is there, counts, and neither pins nor drives say otherwise.
 
-use super::checks::{Checks, Looked, Well};
+use super::checks::{Checks, Looked, Well, asked};
 use crate::{
     cause::{Cause, Finding},
     clock,
@@ -56,10 +56,16 @@ impl Checks<'_> {
         // The copy is no witness for itself.
         let others = self.config.memory.witnesses.without(Kind::Copy);
         let mut passed = Vec::new();
-        for (name, held) in looked {
-            let mut statements = others.ask(&name).await;
+        for (name, held, mut statements) in asked(&others, looked).await {
             statements.extend(drives.statement(&name));
-            self.judge(&name, &held, &statements)?;
+            match self.is_no_other(&name, &held, &statements) {
+                Ok(()) => {}
+                Err(finding) if self.is_demanded(&name) => return Err(finding),
+                Err(finding) => {
+                    self.say(&finding, &format!("the key '{name}' of the sealed copy is not used"));
+                    continue;
+                }
+            }
             let is_known = known::judge(Asked::Key(&held.fingerprint), &statements) == Verdict::Same;
             if opened.is_ours || is_known {
                 passed.push((name, held));

@@ -5,6 +5,7 @@
 
 use crate::{
     cause::{Cause, Finding},
+    files,
     known::shell_word,
     names::Name,
     secret::Secret,
@@ -13,9 +14,9 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -138,6 +139,7 @@ impl Dir {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
             file.write_all(text.expose().as_bytes())?;
             file.sync_all()?;
+            files::belongs_to_its_folder(&hidden)?;
             place(&hidden, &self.path.join(name.as_str()))
         })();
         let _ = fs::remove_file(&hidden);
@@ -149,7 +151,7 @@ impl Dir {
     fn make(&self) -> io::Result<()> {
         let parents = self.path.ancestors().filter(|dir| !dir.as_os_str().is_empty());
         let missing: Vec<_> = parents.take_while(|dir| !dir.exists()).collect();
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+        files::make_private(&self.path)?;
         for dir in missing {
             let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
             File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;

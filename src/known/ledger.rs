@@ -11,6 +11,7 @@ use crate::{
     blocking::Blocking,
     cause::{Cause, Finding},
     clock::Clock,
+    files,
     names::Name,
     secret,
 };
@@ -19,9 +20,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -115,10 +116,14 @@ impl Witness for Ledger {
     async fn forget(&self, name: &Name, was: &str, is: Option<&str>) -> Result<(), Finding> {
         let (name, was, is, now) = (name.clone(), was.to_owned(), is.map(str::to_owned), self.now());
         self.call(move |files| {
-            if let Some(is) = is {
-                files.write(&name, &is, now)?;
+            match is {
+                Some(is) => {
+                    files.write(&name, &is, now)?;
+                    // What another store knows of the name is its own: this one has an entry now that counts before it.
+                    files.remove(&name, &was, |entry| entry.store == files.store)
+                }
+                None => files.remove(&name, &was, |_| true),
             }
-            files.remove(&name, &was)
         })
         .await
     }
@@ -194,7 +199,7 @@ impl Files {
             let day = |at: Timestamp| at.strftime("%F").to_string();
             let mut more = format!("first seen {}, last {}", day(first_seen), day(last_seen));
             if !of_ours {
-                more = format!("{more}, in {store}");
+                more = format!("{more}, in {store}; two tenants of one state directory are told apart by KESWARDEN_TENANT");
             }
             Known::Fingerprint(fingerprint, more)
         });
@@ -228,12 +233,13 @@ impl Files {
 
     /// Whole or not at all, and on the disk when this returns.
     fn put(&self, path: &Path, text: &[u8]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        files::make_private(&self.dir)?;
         let hidden = self.dir.join(format!(".{}", secret::hex(&secret::random32()[..8])));
         let written = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
             file.write_all(text)?;
             file.sync_all()?;
+            files::belongs_to_its_folder(&hidden)?;
             fs::rename(&hidden, path)
         })();
         if written.is_err() {
@@ -243,9 +249,9 @@ impl Files {
         File::open(&self.dir)?.sync_all()
     }
 
-    fn remove(&self, name: &Name, fingerprint: &str) -> Result<(), Finding> {
+    fn remove(&self, name: &Name, fingerprint: &str, which: impl Fn(&Entry) -> bool) -> Result<(), Finding> {
         for (path, entry) in self.of(name)? {
-            if is_same(&entry.fingerprint, fingerprint) {
+            if is_same(&entry.fingerprint, fingerprint) && which(&entry) {
                 fs::remove_file(&path).map_err(|error| self.failed(&path, &error))?;
             }
         }

@@ -169,6 +169,23 @@ fn a_replaced_key_is_told_of_with_both_fingerprints_where_each_is_known_from_and
     }
 }
 
+/// A mistaken pin beside the right key: nobody is sent in a circle, and the mistake has a way out.
+#[test]
+fn a_mistaken_witness_has_a_way_out() {
+    let mut copy = Statement::new(Kind::Copy, "the sealed copy", fingerprint(A));
+    copy.gives_back = Some("GIVE BACK".to_owned());
+    let pin = Statement::new(Kind::Pin, "the pins", fingerprint(B));
+    let found = replaced(&name(), A, "a store", &[copy, pin.clone()], (&Commands::default(), "`mv a b`"));
+    assert!(!found.fix.contains("GIVE BACK"), "it would give back the key that is there: {}", found.fix);
+    assert!(found.fix.contains("key forget my-key --was bbbb-2222 --is aaaa-1111 --yes"), "{}", found.fix);
+    let found = taken(&name(), A, &[&pin], &Commands::default());
+    assert!(
+        found.fix.contains("`keswarden key forget my-key --was bbbb-2222 --yes`, then again"),
+        "{}",
+        found.fix
+    );
+}
+
 /// Who has the key first, then an undelete, a backup, the former store; a new key last, and only where nobody knows the name.
 #[test]
 fn a_missing_key_is_told_of_with_the_ways_back_in_their_order() {

@@ -36,15 +36,7 @@ impl Guarded {
         let fingerprint = key.key.fingerprint();
         let statements = self.witnesses.ask(name).await;
         match judge(Asked::Key(&fingerprint), &statements) {
-            Verdict::Other(known) => {
-                let known: Vec<_> = known.into_iter().map(Statement::words).collect();
-                Err(Cause::KeyReplaced
-                    .seen(format!(
-                        "there was a key '{name}' already, it is known from {}: no other is stored under its name",
-                        known.join("; from ")
-                    ))
-                    .fix(known::missing(name, Cause::KeyMissing.seen(""), &statements, &self.commands).fix))
-            }
+            Verdict::Other(others) => Err(known::taken(name, &fingerprint, &others, &self.commands)),
             _ => Ok((fingerprint, statements)),
         }
     }

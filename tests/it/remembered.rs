@@ -491,6 +491,14 @@ fn two_agents_share_a_directory_of_copies() {
     assert_eq!(fs::read(&copy).unwrap(), sealed, "the first one's copy is not written over");
     agent.drain();
 
+    // Nor is it taken from the first one's copy by a person.
+    second.delete();
+    let more: Vec<_> = shared.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let rescued = block_on(app::rescue_from_copy(second.settings("", &more), None)).unwrap_err();
+    assert!(rescued.to_string().contains("sealed_copy_unusable"), "{rescued}");
+    assert_eq!(second.stored(""), None);
+    second.put("", &other);
+
     bao.seal();
     first.init("").unwrap();
     let shared: Vec<_> = shared.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -681,4 +689,128 @@ fn minio_never_boots_on_a_wrong_key() {
             agent.kill();
         }
     }
+}
+
+/// Two stores in one state directory: the second is not taken for the first, and what is forgotten for one is not forgotten for the other.
+#[test]
+fn two_stores_share_a_state_directory() {
+    let bao = Bao::unsealed();
+    bao.setup_kv(2, "kv2");
+    let tenant = Tenant::new(&bao, Store::KvVersion2, Place::StateDirectory, "shared".to_owned());
+    let other = key_text();
+    tenant.put("elsewhere", &other);
+    let finding = tenant.init("elsewhere").unwrap_err();
+    assert_eq!(finding.cause, Cause::KeyReplaced);
+    assert!(finding.seen.contains("KESWARDEN_TENANT"), "{finding}");
+    // A tenant of its own needs nothing else.
+    tenant.gate("elsewhere", &[("KESWARDEN_TENANT", "second")]).unwrap();
+    let (was, is) = (fingerprint(&WRITTEN.key), fingerprint(&other));
+    let forgotten = block_on(app::forget(tenant.settings("elsewhere", &[]), &was, Some(&is))).unwrap();
+    forgotten.into_iter().for_each(|(at, result)| result.unwrap_or_else(|finding| panic!("{at}: {finding}")));
+    tenant.init("elsewhere").unwrap();
+    tenant.init("").unwrap();
+    tenant.loses(Way::Replaced, &other);
+    assert_eq!(tenant.init("").unwrap_err().cause, Cause::KeyReplaced, "the first one's memory is whole");
+}
+
+/// A person runs commands as root: what they write belongs to the agent's own user, whose folder it is in.
+#[test]
+fn what_root_writes_belongs_to_the_owner_of_its_folder() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    const AGENT: u32 = 54_321;
+    let bao = Bao::unsealed();
+    let tenant = Tenant::new(&bao, Store::Directory, Place::Nowhere, String::new());
+    let run = tenant.path("run-of-another");
+    for dir in [run.clone(), run.join("agent"), tenant.path("pins"), tenant.path("keys")] {
+        fs::create_dir_all(&dir).unwrap();
+        chown(&dir, Some(AGENT), Some(AGENT)).unwrap();
+    }
+    fs::remove_file(tenant.path("keys").join(KEY)).unwrap();
+    let (run_dir, pins) = (run.display().to_string(), tenant.path("pins").display().to_string());
+    let more = [
+        ("KESWARDEN_MEMORY", "on"),
+        ("KESWARDEN_RUN_DIR", run_dir.as_str()),
+        ("KESWARDEN_PIN_DIR", pins.as_str()),
+    ];
+    block_on(app::create_first(tenant.settings("", &more))).unwrap_or_else(|stopped| panic!("{stopped}"));
+    let mut files =
+        vec![run.join("agent/known-keys"), tenant.path("pins").join(KEY), tenant.path("keys").join(KEY)];
+    files.extend(fs::read_dir(run.join("agent/known-keys")).unwrap().map(|entry| entry.unwrap().path()));
+    assert!(files.len() > 3, "{files:?}");
+    for file in files {
+        let about = fs::metadata(&file).unwrap();
+        assert_eq!((about.uid(), about.gid()), (AGENT, AGENT), "{}", file.display());
+    }
+}
+
+/// Volumes that are mounted a moment after the gate starts: a key that nobody knows waits for them, and is not remembered before.
+#[test]
+fn drives_that_come_late_still_decide() {
+    let bao = Bao::unsealed();
+    let tenant = Tenant::new(&bao, Store::Directory, Place::StateDirectory, String::new());
+    fs::remove_dir_all(tenant.path("run")).unwrap();
+    fs::write(tenant.path("keys").join(KEY), key_text()).unwrap();
+    let mut agent = tenant.agent("late");
+    agent.set("KESWARDEN_DRIVES", &tenant.path("export*").display().to_string());
+    agent.run();
+    agent.process().says(SOON, "and the drives may: they are waited for");
+    let copied =
+        Command::new("cp").arg("-a").arg(&WRITTEN.drive).arg(tenant.path("export1")).output().unwrap();
+    succeeded("cp", &copied);
+    agent.process().says(SOON, "key_replaced");
+    assert!(!tenant.path("run/agent/known-keys").exists(), "a key that does not pass is not remembered");
+    fs::write(tenant.path("keys").join(KEY), &WRITTEN.key).unwrap();
+    agent.ready();
+}
+
+/// A pin is demanded, and the pins are in the Vault that is sealed: the copy of the agent's own store is enough, as before.
+#[test]
+fn a_demanded_pin_in_a_sealed_vault_is_no_obstacle_to_the_copy() {
+    let bao = Bao::unsealed();
+    bao.setup_kv(2, "kv2");
+    bao.setup_kv(2, "pins");
+    let tenant = Tenant::new(&bao, Store::KvVersion2, Place::SealedCopy, "require".to_owned());
+    let more = [("KESWARDEN_PIN_KV", "pins/require"), ("KESWARDEN_PIN", "warn")];
+    tenant.gate("", &more).unwrap();
+    bao.seal();
+    let more = [more[0], ("KESWARDEN_PIN", "require")];
+    tenant.gate("", &more).unwrap_or_else(|finding| panic!("{finding}"));
+}
+
+/// An agent that still holds the former key says so, and its next copy does not bring it back.
+#[test]
+fn what_is_forgotten_beside_a_running_agent_stays_forgotten() {
+    let bao = Bao::unsealed();
+    let tenant = Tenant::new(&bao, Store::Directory, Place::SealedCopy, String::new());
+    fs::write(tenant.path("keys/bucket-key"), key_text()).unwrap();
+    let mut agent = tenant.agent("holds on");
+    agent.set("KESWARDEN_VERIFY_INTERVAL", "200ms");
+    agent.run();
+    agent.ready();
+    let client = |agent: &Agent| {
+        use keswarden::tls::{self, Pair, trust::Trust};
+        let file = |name: &str| tenant.path("run").join(name);
+        let pair = Pair::read(&file("client.crt"), &file("client.key")).unwrap();
+        let config = tls::client_config(Trust::only(&file("ca.crt")).unwrap(), Some(pair)).unwrap();
+        crate::harness::Client::new(config, false, format!("127.0.0.1:{}", agent.kes_port()).parse().unwrap())
+    };
+    client(&agent).generate("bucket-key", "{}");
+    let other = key_text();
+    fs::write(tenant.path("keys").join(KEY), &other).unwrap();
+    agent.process().says(SOON, "sealing with the key has stopped");
+    let (was, is) = (fingerprint(&WRITTEN.key), fingerprint(&other));
+    let told = block_on(app::forget(tenant.settings("", &[]), &was, Some(&is))).unwrap();
+    let (held, others): (Vec<_>, Vec<_>) =
+        told.into_iter().partition(|(at, _)| at.starts_with("the running agent"));
+    assert!(held.iter().any(|(_, result)| result.is_err()), "it holds the key still");
+    others.into_iter().for_each(|(at, result)| result.unwrap_or_else(|finding| panic!("{at}: {finding}")));
+    let copy = tenant.path("copy/keys.sealed");
+    for _ in 0..2 {
+        let before = fs::read(&copy).unwrap();
+        eventually(SOON, "the copy is sealed anew", || fs::read(&copy).unwrap() != before);
+    }
+    agent.kill();
+    agent.run();
+    agent.ready();
+    client(&agent).generate(KEY, "{}");
 }

@@ -43,7 +43,7 @@ impl Report<'_> {
         }
         let tally = samples.tally;
         let more = if samples.cut_short { "; there is more on the drives: --all reads it" } else { "" };
-        let unseen = match tally.unseen {
+        let unseen = match samples.unseen() {
             0 => String::new(),
             unseen => format!(
                 ", {unseen} sealed files of MinIO's own not looked at: another drive has their first part"
@@ -67,7 +67,7 @@ impl Report<'_> {
             "bytes": samples.tally.bytes,
             "skipped": samples.tally.skipped,
             "unknown": samples.tally.unknown,
-            "unseen": samples.tally.unseen,
+            "unseen": samples.unseen(),
             "cut_short": samples.cut_short,
         });
         if self.all {

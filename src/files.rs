@@ -1,0 +1,36 @@
+//! Files that one user writes for another: what root writes belongs to the owner of the folder that it is in.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, chown},
+    path::Path,
+};
+
+/// Gives a file or folder that this process has just made to the owner of the folder that it is in. Only root can, and only root needs
+/// to: a command that a person runs as root must not leave files that the agent's own user cannot read.
+///
+/// # Errors
+/// When the folder cannot be looked at, or the owner not be changed.
+pub fn belongs_to_its_folder(path: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    let (ours, theirs) = (fs::symlink_metadata(path)?, fs::metadata(folder)?);
+    if (ours.uid(), ours.gid()) == (theirs.uid(), theirs.gid()) {
+        return Ok(());
+    }
+    chown(path, Some(theirs.uid()), Some(theirs.gid()))
+}
+
+/// Makes a folder and what is missing above it, mode 0700, each belonging to the owner of the folder that it is in.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_private(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let missing: Vec<_> =
+        dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    missing.into_iter().rev().try_for_each(belongs_to_its_folder)
+}
