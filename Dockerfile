@@ -17,6 +17,8 @@ LABEL org.opencontainers.image.title="keswarden" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision=$COMMIT
 COPY --from=build /out/keswarden /keswarden
+# So that `kubectl exec … -- keswarden key …` finds it, as messages print it.
+ENV PATH=/
 USER 65532:65532
 EXPOSE 7373 7374
 ENTRYPOINT ["/keswarden"]

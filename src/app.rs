@@ -9,7 +9,7 @@ pub mod doctor;
 mod memory;
 mod server;
 
-pub use backup::{Checked, back_up, drill, restore};
+pub use backup::{Checked, Restoring, back_up, drill, restore};
 
 use crate::{
     admin,

@@ -8,13 +8,17 @@ use std::{
 
 /// Gives a file or folder that this process has just made to the owner of the folder that it is in. Only root can, and only root needs
 /// to: a command that a person runs as root must not leave files that the agent's own user cannot read.
-///
-/// # Errors
-/// When the folder cannot be looked at, or the owner not be changed.
-pub fn belongs_to_its_folder(path: &Path) -> io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
+/// Where the system does not allow it, as on a share, or for a root without CAP_CHOWN, the file stays as it was made: what is written
+/// matters more than whose it is.
+pub fn belongs_to_its_folder(path: &Path) {
+    if rustix::process::geteuid().is_root()
+        && let Err(error) = hand_over(path)
+    {
+        tracing::warn!("{} belongs to root, and not to the owner of its folder: {error}", path.display());
     }
+}
+
+fn hand_over(path: &Path) -> io::Result<()> {
     let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
     let (ours, theirs) = (fs::symlink_metadata(path)?, fs::metadata(folder)?);
     if (ours.uid(), ours.gid()) == (theirs.uid(), theirs.gid()) {
@@ -32,5 +36,6 @@ pub fn make_private(dir: &Path) -> io::Result<()> {
     let missing: Vec<_> =
         dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    missing.into_iter().rev().try_for_each(belongs_to_its_folder)
+    missing.into_iter().rev().for_each(belongs_to_its_folder);
+    Ok(())
 }

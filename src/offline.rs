@@ -238,7 +238,8 @@ impl SealedCopy {
         let bytes = [FIRST_LINE, &head, &sealed].concat();
         std::fs::create_dir_all(&self.config.dir).map_err(|error| self.unusable(error))?;
         mint::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))?;
-        files::belongs_to_its_folder(&self.path()).map_err(|error| self.unusable(error))
+        files::belongs_to_its_folder(&self.path());
+        Ok(())
     }
 
     /// Keeps what the copy before had: keys that are not at hand, and other keys of the names that are.

@@ -6,12 +6,21 @@ use crate::{
     cause::{Cause, Finding},
     config::Settings,
     evidence::{self, Limits, Opened},
-    known::Witnesses,
+    known::{Asked, Commands, Verdict, Witnesses, judge},
     memory,
     names::Name,
     store::KeyStore,
 };
 use std::collections::HashSet;
+
+/// How a backup is put back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Restoring {
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+    /// Take keys of another store's backup, whoever knows them.
+    pub other_store: bool,
+}
 
 /// What a drill found.
 pub struct Checked {
@@ -37,20 +46,42 @@ pub async fn back_up(
     Ok(backup::collect(&*store, &memory.witnesses, names, base.now(), settings.memory.tenant.clone()).await)
 }
 
-/// Puts these keys of a backup back, or all: each where there is none, and never over another.
+/// Puts these keys of a backup back, or all: each where there is none, and never over another. A key of another store's backup that
+/// nobody here knows needs `other_store`: two tenants may have a key of one name.
 pub async fn restore(
     settings: &Settings,
     backup: &Backup,
     names: &[Name],
-    dry_run: bool,
+    Restoring { dry_run, other_store }: Restoring,
 ) -> Result<Vec<(Name, Result<Restored, Finding>)>, Stopped> {
-    let (_, OpenStore { store, .. }) = open(settings)?;
+    let (_, OpenStore { store, memory, .. }) = open(settings)?;
     store.ready().await?;
     let mut results = Vec::new();
     for (name, kept) in backup.keys.iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
-        results.push((name.clone(), backup::restore(&*store, name, kept, dry_run).await));
+        let is_bound = other_store || backup.origin == store.describe() || {
+            let statements = memory.witnesses.ask(name).await;
+            judge(Asked::Key(&kept.fingerprint), &statements) == Verdict::Same
+        };
+        let result = match backup::restore(&*store, name, kept, dry_run || !is_bound).await {
+            Ok(Restored::Absent) if !is_bound => Err(is_anothers(backup, name, &*store, &memory.commands)),
+            result => result,
+        };
+        results.push((name.clone(), result));
     }
     Ok(results)
+}
+
+fn is_anothers(backup: &Backup, name: &Name, store: &dyn KeyStore, commands: &Commands) -> Finding {
+    let command = commands.of(&format!("key restore --from FILE --identity IDENTITY {name} --other-store"));
+    Cause::BackupUnusable
+        .seen(format!(
+            "the backup is of {}, the key store here is {}, and nobody here knows its key '{name}'",
+            backup.origin,
+            store.describe()
+        ))
+        .fix(format!(
+            "nothing was written; if this is the same tenant, whose key store was lost or has moved, say so: `{command}`"
+        ))
 }
 
 /// Holds a backup against the store, the pins and the drives; writes nothing but when it was done.

@@ -2,7 +2,7 @@
 
 use super::{block_on, code_of, load_without_key};
 use crate::{
-    app::{self, Checked},
+    app::{self, Checked, Restoring},
     backup::{Backup, Recipients, Restored, Standing},
     cause::Finding,
     config::{Inputs, Settings},
@@ -38,6 +38,9 @@ pub(super) struct RestoreOptions {
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+    /// Take keys that another key store's backup has and nobody here knows: the tenant's store was lost, or has moved
+    #[arg(long)]
+    other_store: bool,
     #[command(flatten)]
     store: Store,
     /// Only these keys
@@ -99,7 +102,8 @@ pub(super) fn restore(options: RestoreOptions) -> u8 {
             eprintln!("keswarden: there is no key '{name}' in {}", options.from.display());
             return Err(exit::UNAVAILABLE);
         }
-        let results = block_on(app::restore(settings, &backup, &names, options.dry_run));
+        let restoring = Restoring { dry_run: options.dry_run, other_store: options.other_store };
+        let results = block_on(app::restore(settings, &backup, &names, restoring));
         let results = results.map_err(|stopped| code_of(Err(stopped)))?;
         let mut code = exit::DONE;
         for (name, result) in &results {

@@ -139,7 +139,7 @@ impl Dir {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
             file.write_all(text.expose().as_bytes())?;
             file.sync_all()?;
-            files::belongs_to_its_folder(&hidden)?;
+            files::belongs_to_its_folder(&hidden);
             place(&hidden, &self.path.join(name.as_str()))
         })();
         let _ = fs::remove_file(&hidden);

@@ -239,7 +239,7 @@ impl Files {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
             file.write_all(text)?;
             file.sync_all()?;
-            files::belongs_to_its_folder(&hidden)?;
+            files::belongs_to_its_folder(&hidden);
             fs::rename(&hidden, path)
         })();
         if written.is_err() {

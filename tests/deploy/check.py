@@ -313,6 +313,7 @@ def check_dockerfile():
     text = pathlib.Path("Dockerfile").read_text()
     stage = text.split("FROM scratch")[1]
     assert "USER 65532:65532" in stage and 'ENTRYPOINT ["/keswarden"]' in stage and "RUN" not in stage, stage
+    assert "ENV PATH=/" in stage, "what messages print is typed in the container"
     ignored = pathlib.Path(".dockerignore").read_text().split()
     manifest = pathlib.Path("Cargo.toml").read_text()
     for path in re.findall(r'^path = "([^"]+)"', manifest, re.M):
