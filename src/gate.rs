@@ -5,6 +5,7 @@
 
 mod checks;
 mod creation;
+mod judged;
 mod proof;
 mod remote;
 mod standby;
@@ -111,7 +112,7 @@ pub async fn pass(
     clock: Clock,
 ) -> Result<(Keyring, KeyringWriter), Refused> {
     let metrics = Metrics::new(registry);
-    let waits = config.deadline.is_none_or(|deadline| deadline > checks::DRIVES_MAY_COME * 2);
+    let waits = config.deadline.is_none_or(|deadline| deadline > judged::DRIVES_MAY_COME * 2);
     let checks = Checks::new(config, store.clone(), clock.clone()).waiting(waits);
     let mut waiting = Waiting::new(&clock);
     let (keyring, writer) = loop {

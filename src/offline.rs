@@ -11,20 +11,22 @@
 //! A copy belongs to the key store that it was sealed from. It never loses a key that it has: one whose time is over is kept and no longer
 //! served, and another key under its name goes beside it, not over it. `key rescue --from-copy` gives any of them back.
 
+mod witness;
+
+pub use witness::CopyWitness;
+
 use crate::{
-    blocking::Blocking,
     cause::{Cause, Finding},
     clock::{self, Clock},
     crypto::key_version::KeyVersion,
     files,
     keyring::Held,
-    known::{Commands, Kind, Known, Says, Witness, is_same},
+    known::is_same,
     names::Name,
     secret::{self, Secret},
     tls::mint,
 };
 use aes_gcm::{Aes256Gcm, KeyInit, aead::AeadInOut};
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,13 +55,6 @@ pub struct SealedCopy {
     origin: Mutex<String>,
     /// What this process had at hand when it last sealed: of these, what is no longer at hand was deleted.
     sealed: Mutex<BTreeSet<String>>,
-}
-
-/// The copy as a witness: what it knows, it knows however old it is.
-pub struct CopyWitness {
-    copy: Arc<SealedCopy>,
-    commands: Commands,
-    blocking: Blocking,
 }
 
 /// A key that a copy has, whether or not it still counts.
@@ -439,56 +434,6 @@ impl Unread {
             Self::Absent => copy.unusable("there is none"),
             Self::Failed(finding) => finding,
         }
-    }
-}
-
-// === impl CopyWitness ===
-
-impl CopyWitness {
-    pub fn new(copy: Arc<SealedCopy>, commands: Commands) -> Self {
-        Self { copy, commands, blocking: Blocking::default() }
-    }
-}
-
-#[async_trait]
-impl Witness for CopyWitness {
-    fn kind(&self) -> Kind {
-        Kind::Copy
-    }
-
-    fn place(&self) -> String {
-        self.copy.place()
-    }
-
-    fn gives_back(&self, name: &Name) -> Option<String> {
-        let command = self.commands.of(&format!("key rescue {name} --from-copy --yes"));
-        Some(format!("put it back from the sealed copy, which has it: `{command}`"))
-    }
-
-    /// A copy of another store knows nothing of this one, and has somebody's key of the name all the same.
-    async fn says(&self, name: &Name) -> Option<Says> {
-        let (copy, wanted) = (self.copy.clone(), name.clone());
-        let looked = self.blocking.run(move || copy.keys_of(&wanted)).await;
-        let looked = looked.unwrap_or_else(|hangs| Err(Cause::CopyUnusable.seen(hangs.to_string())));
-        Some(match looked {
-            Err(finding) => Says::CannotTell(finding),
-            Ok(None) => return None,
-            Ok(Some((origin, _))) if !self.copy.is_ours(&origin) => {
-                Says::CannotTell(self.copy.is_anothers(&origin, &self.copy.origin()))
-            }
-            Ok(Some((_, keys))) => {
-                let current = keys.into_iter().filter(|key| !key.former);
-                let current: Vec<_> =
-                    current.map(|key| Known::Fingerprint(key.fingerprint, String::new())).collect();
-                if current.is_empty() { Says::New } else { Says::Known(current) }
-            }
-        })
-    }
-
-    async fn forget(&self, name: &Name, was: &str, _: Option<&str>) -> Result<(), Finding> {
-        let (copy, name, was) = (self.copy.clone(), name.clone(), was.to_owned());
-        let done = self.blocking.run(move || copy.forget(&name, &was)).await;
-        done.unwrap_or_else(|hangs| Err(Cause::CopyUnusable.seen(hangs.to_string())))
     }
 }
 

@@ -1,6 +1,9 @@
 //! The store is away: a sealed copy may stand in for it, when it is there, counts, and neither pins nor drives say otherwise.
 
-use super::checks::{Checks, Looked, Well, asked};
+use super::{
+    checks::{Checks, Looked, Well},
+    judged::asked,
+};
 use crate::{
     cause::{Cause, Finding},
     clock,
