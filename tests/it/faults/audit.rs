@@ -25,8 +25,10 @@ fn an_audit_device_that_stalls_behind_a_green_health_page() {
     let dir = tempfile::tempdir().unwrap();
     let device = dir.path().join("audit");
     succeeded("mkfifo", &finish(Command::new("mkfifo").arg(&device), "", SOON));
-    let mut cat = Command::new("cat");
-    cat.arg(&device);
+    // The reader has the pipe open for writing too: OpenBao opens and closes the device more than once on its way to active, and a
+    // reader without any writer would end there, and OpenBao's next opening would hang.
+    let mut cat = Command::new("sh");
+    cat.args(["-c", "exec cat <>\"$0\""]).arg(&device);
     let mut reader = Process::spawn("the reader of the audit device", cat, dir.path().join("read"));
     let lines = format!(
         "audit \"file\" \"stalls\" {{\n  options {{\n    file_path = \"{}\"\n  }}\n}}\n",
