@@ -242,11 +242,11 @@ async fn any<T>(
         match next {
             Some(Ok(good)) => return Ok(good),
             Some(Err(finding)) => {
-                let is_answer = is_answer(finding.cause);
+                let is_answer = finding.cause.is_an_answer();
                 if is_answer && until.is_none() {
                     until = Some(clock::Instant::now() + GRACE);
                 }
-                if said.as_ref().is_none_or(|said| is_answer && !self::is_answer(said.cause)) {
+                if said.as_ref().is_none_or(|said| is_answer && !said.cause.is_an_answer()) {
                     said = Some(finding);
                 }
             }
@@ -256,19 +256,6 @@ async fn any<T>(
             }
         }
     }
-}
-
-/// KES itself has spoken.
-fn is_answer(cause: Cause) -> bool {
-    !matches!(
-        cause,
-        Cause::KesUnreachable
-            | Cause::KesTls
-            | Cause::KesTlsUnknownCa
-            | Cause::KesTlsName
-            | Cause::KesTlsExpired
-            | Cause::KesTlsPlainHttp
-    )
 }
 
 /// How long other endpoints are waited for once one has said no.

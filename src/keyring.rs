@@ -18,8 +18,8 @@ use crate::{
 use jiff::Timestamp;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
+pub use worker::Verified;
 use worker::Worker;
-pub use worker::{Verified, is_lost};
 pub use writer::KeyringWriter;
 
 /// A key that was read, parsed and tried.

@@ -117,25 +117,6 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// A shorter wrapping key could be guessed.
 const LEAST_WRAPPING_KEY: usize = 16;
 
-/// Vault is away, and not: somebody else, another key, or no permission. Only then may a copy stand in.
-pub fn stands_in_for(cause: Cause) -> bool {
-    matches!(
-        cause,
-        Cause::VaultUnreachable
-            | Cause::VaultUnreachableRefused
-            | Cause::VaultUnreachableTimeout
-            | Cause::VaultUnreachableDns
-            | Cause::VaultSealed
-            | Cause::NamespaceSealed
-            | Cause::VaultUninitialised
-            | Cause::VaultNoLeader
-            | Cause::VaultUnhealthy
-            | Cause::VaultBehindGreenHealth
-            | Cause::VaultRateLimited
-            | Cause::StoreUnavailable
-    )
-}
-
 // === impl SealedCopy ===
 
 impl SealedCopy {

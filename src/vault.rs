@@ -32,6 +32,7 @@ use login::Login;
 pub use refusals::Refusals;
 use rustify::endpoint::Endpoint;
 use session::Heritage;
+use state::NodeState;
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -303,13 +304,12 @@ impl Client {
                 Err(failure) => return Err(verdict::behind_green_health(asked, &self.config, failure)),
             }
         }
-        let result = result.map_err(|failure| verdict::unreachable(asked, &self.config, &failure));
         self.note_state(match &result {
-            Ok(answer) if answer.status == 503 && answer.says("Vault is sealed") => Some(Cause::VaultSealed),
-            Ok(_) => None,
-            Err(finding) => Some(finding.cause),
+            Ok(answer) if answer.status == 503 && answer.says("Vault is sealed") => NodeState::Sealed,
+            Ok(_) => NodeState::Unsealed,
+            Err(failure) => NodeState::without_answer(failure),
         });
-        result
+        result.map_err(|failure| verdict::unreachable(asked, &self.config, &failure))
     }
 
     /// Vault asked for a pause, and it lasts: it is not asked.

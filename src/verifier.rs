@@ -8,7 +8,7 @@ use crate::{
     cause::{Cause, Finding},
     clock::Clock,
     health::{Health, Severity},
-    keyring::{Keyring, Verified, is_lost},
+    keyring::{Keyring, Verified},
     metrics::Registry,
     offline::SealedCopy,
     retry::Backoff,
@@ -166,7 +166,7 @@ impl Verifier {
             let cause = result.as_ref().err().map(|finding| finding.cause);
             let outcome = match cause {
                 None => "ok",
-                Some(_) if result.as_ref().is_err_and(is_lost) => "changed",
+                Some(cause) if cause.is_key_lost() => "changed",
                 Some(_) => "failed",
             };
             self.runs.with_label_values(&[outcome]).inc();
@@ -181,7 +181,7 @@ impl Verifier {
                     happened.push((Severity::Normal, "key_verified", "a key is verified again".to_owned()));
                     tracing::info!(key = %name, "the key is verified again");
                 }
-                Err(finding) if is_lost(finding) => {
+                Err(finding) if finding.cause.is_key_lost() => {
                     let says =
                         format!("sealing with a key has stopped: {}; fix: {}", finding.seen, finding.fix);
                     happened.push((Severity::Warning, finding.cause.id(), says));

@@ -138,9 +138,9 @@ struct Doctor<'a> {
 impl Outcome {
     /// What is looked at ahead is a warning, unless it has come to pass.
     fn of(finding: Finding) -> Self {
-        match finding.cause {
-            Cause::CertificateExpired | Cause::TlsFileUnusable => Self::Failed(finding),
-            _ => Self::Warning(finding),
+        match finding.cause.is_advice() {
+            true => Self::Warning(finding),
+            false => Self::Failed(finding),
         }
     }
 }

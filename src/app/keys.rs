@@ -102,11 +102,7 @@ pub async fn forget(
     let (name, OpenStore { store, memory, .. }) = (settings.key.clone(), base.open_beside(&settings)?);
     let stored = match base.look_at(&store, &name).await {
         Ok(held) => Some(held.fingerprint.clone()),
-        Err(finding)
-            if matches!(finding.cause, Cause::KeyMissing | Cause::KeyDeleted | Cause::KeyDestroyed) =>
-        {
-            None
-        }
+        Err(finding) if finding.cause.is_no_key() => None,
         Err(finding) => return Err(finding.into()),
     };
     if stored.as_deref() != is {

@@ -152,11 +152,9 @@ async fn get(store: &dyn KeyStore, name: &Name) -> Result<Option<KeyVersion>, Tr
         Err(Error::Missing(trouble)) => trouble,
         Err(error) => error.into_finding(unexpected),
     };
-    match trouble.cause {
-        Cause::KeyMissing | Cause::KeyDeleted | Cause::KeyDestroyed => {
-            eprintln!("keswarden: {trouble}");
-            Ok(None)
-        }
-        _ => Err(trouble),
+    if !trouble.cause.is_no_key() {
+        return Err(trouble);
     }
+    eprintln!("keswarden: {trouble}");
+    Ok(None)
 }

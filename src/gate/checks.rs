@@ -10,7 +10,6 @@ use crate::{
     keystore::nowhere,
     known,
     names::Name,
-    offline,
     store::{Error, KeyStore},
 };
 use std::{
@@ -226,7 +225,7 @@ impl Checks<'_> {
             }
             // It does not answer, or it did and then did not.
             (Err(finding), _) => self.on_copy(writer, finding, took).await,
-            (Ok(_), Err(wrong)) if self.config.copy.is_some() && offline::stands_in_for(wrong[0].cause) => {
+            (Ok(_), Err(wrong)) if self.config.copy.is_some() && wrong[0].cause.allows_sealed_copy() => {
                 self.on_copy(writer, wrong[0].clone(), took).await
             }
             (Ok(store), Err(wrong)) => {
@@ -284,7 +283,7 @@ impl Checks<'_> {
             match self.key(name, writer).await {
                 Ok(held) => drop(looked.insert(name.clone(), held)),
                 // The store is away: the other keys would say the same.
-                Err(finding) if offline::stands_in_for(finding.cause) => return Err(vec![finding]),
+                Err(finding) if finding.cause.allows_sealed_copy() => return Err(vec![finding]),
                 Err(finding) => wrong.push(finding),
             }
         }
@@ -306,9 +305,7 @@ impl Checks<'_> {
                 Create::IfNew | Create::First if !self.only_looks => self.create(name, writer, finding).await,
                 _ => Err(self.is_missing(name, finding).await),
             },
-            Err(Error::Failed(finding))
-                if matches!(finding.cause, Cause::KeyDeleted | Cause::KeyDestroyed) =>
-            {
+            Err(Error::Failed(finding)) if finding.cause.is_no_key() => {
                 Err(self.is_missing(name, finding).await)
             }
             result => result.map_err(|error| error.into_finding(|| unexpected(name))),

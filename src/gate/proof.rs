@@ -8,7 +8,6 @@ use crate::{
     keyring::{Held, KeyringWriter},
     known::{Kind, Known, Says, Statement},
     names::Name,
-    offline,
     store::Error,
 };
 use futures_util::stream::{self, StreamExt};
@@ -157,7 +156,7 @@ impl Checks<'_> {
         match writer.look(name).await {
             Ok(held) => Ok(Some(held)),
             Err(Error::Missing(_)) => Ok(None),
-            Err(Error::Failed(finding)) if !offline::stands_in_for(finding.cause) => {
+            Err(Error::Failed(finding)) if !finding.cause.allows_sealed_copy() => {
                 self.say(&finding, &format!("the drives name the key '{name}'"));
                 Ok(None)
             }

@@ -9,7 +9,7 @@ use crate::{
     clock,
     keyring::KeyringWriter,
     known::{self, Asked, Kind, Verdict},
-    offline::{self, Opened},
+    offline::Opened,
 };
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl Checks<'_> {
         writer: &KeyringWriter,
         finding: Finding,
     ) -> (Result<String, Finding>, Option<Result<Well, Finding>>) {
-        let Some(copy) = self.config.copy.as_ref().filter(|_| offline::stands_in_for(finding.cause)) else {
+        let Some(copy) = self.config.copy.as_ref().filter(|_| finding.cause.allows_sealed_copy()) else {
             return (Err(finding), None);
         };
         let opening = copy.clone();

@@ -1,11 +1,6 @@
 //! Why a request is refused: the only place that picks a status. The texts are KES's, byte for byte.
 
-use crate::{
-    cause::{Cause, Finding},
-    crypto::NotAuthentic,
-    http::Body,
-    store::Error,
-};
+use crate::{cause::Finding, crypto::NotAuthentic, http::Body, store::Error};
 use hyper::{
     Method, Response, StatusCode,
     header::{self, HeaderValue},
@@ -81,7 +76,7 @@ impl Refusal {
             Self::Method { .. } => Code::METHOD_NOT_ALLOWED,
             Self::Algorithm(_) | Self::KeySize(_) => Code::NOT_ACCEPTABLE,
             Self::NoHmac => Code::CONFLICT,
-            Self::NotReady(finding) if is_known_unreachable(finding) => Code::GATEWAY_TIMEOUT,
+            Self::NotReady(finding) if finding.cause.is_store_unreachable() => Code::GATEWAY_TIMEOUT,
             Self::Store { .. } | Self::KeyLost | Self::Stale | Self::NotReady(_) => Code::BAD_GATEWAY,
             Self::NoCertificate
             | Self::TooManyCertificates
@@ -124,7 +119,7 @@ impl Refusal {
             }
             Self::Store { doing: Doing::List, .. } => "failed to list keys".to_owned(),
             Self::Store { doing: Doing::Delete, .. } => "failed to delete key".to_owned(),
-            Self::NotReady(finding) if is_known_unreachable(finding) => {
+            Self::NotReady(finding) if finding.cause.is_store_unreachable() => {
                 "key store is not reachable".to_owned()
             }
             Self::NotReady(_) => "key store is unavailable".to_owned(),
@@ -141,14 +136,6 @@ impl Refusal {
         }
         response
     }
-}
-
-/// What KES answers with 504: the store is known to be away.
-fn is_known_unreachable(finding: &Finding) -> bool {
-    !matches!(
-        finding.cause,
-        Cause::VaultUnhealthy | Cause::VaultBehindGreenHealth | Cause::PolicyMissing | Cause::MountMissing
-    )
 }
 
 /// No such path.

@@ -134,7 +134,7 @@ impl Worker {
         let mut results = Vec::with_capacity(held.len());
         for (name, held) in held {
             let mut result = self.compare(&name, &held).await;
-            if !held.lost && result.as_ref().is_err_and(is_lost) {
+            if !held.lost && result.as_ref().is_err_and(|finding| finding.cause.is_key_lost()) {
                 // One answer is no proof: a standby may be stale, a restore may be under way.
                 tokio::time::sleep(CONFIRM).await;
                 result = self.compare(&name, &held).await;
@@ -153,7 +153,7 @@ impl Worker {
             let state = match &result {
                 Ok(()) => State { lost: false, verified: now, absent },
                 Err(finding) => {
-                    State { lost: held.lost || is_lost(finding), verified: held.verified, absent }
+                    State { lost: held.lost || finding.cause.is_key_lost(), verified: held.verified, absent }
                 }
             };
             if state != (State { lost: held.lost, verified: held.verified, absent: held.absent }) {
@@ -182,7 +182,7 @@ impl Worker {
                      {name}` again: then the key goes back as version 1"
                 )));
             }
-            Err(finding) if is_lost(&finding) => {
+            Err(finding) if finding.cause.is_key_lost() => {
                 return Err(finding.fix(
                     "find out what is stored there and keep it; then remove it (`bao kv metadata delete` on K/V v2), and \
                      run the rescue again",
@@ -229,15 +229,12 @@ impl Worker {
                 self.metrics.verified.with_label_values(label).set(self.clock.unix_seconds());
                 self.metrics.mismatch.with_label_values(label).set(0);
             }
-            Err(finding) if is_lost(finding) => self.metrics.mismatch.with_label_values(label).set(1),
+            Err(finding) if finding.cause.is_key_lost() => {
+                self.metrics.mismatch.with_label_values(label).set(1)
+            }
             Err(_) => {}
         }
     }
-}
-
-/// The bytes in use are no longer in the store, for sure: what is sealed with them now, nobody opens after a restart.
-pub fn is_lost(finding: &Finding) -> bool {
-    matches!(finding.cause, Cause::KeyReplaced | Cause::KeyDestroyed | Cause::KeyMalformed)
 }
 
 /// Parses a stored key and tries it.

@@ -180,11 +180,7 @@ impl VaultStore {
                 let taken = answer.errors().iter().any(|word| word.contains("check-and-set"));
                 match self.what_is_there(name).await {
                     Ok(()) => Err(Error::Exists),
-                    Err(Error::Failed(finding))
-                        if matches!(finding.cause, Cause::KeyDeleted | Cause::KeyDestroyed) =>
-                    {
-                        Err(Error::Failed(finding))
-                    }
+                    Err(Error::Failed(finding)) if finding.cause.is_no_key() => Err(Error::Failed(finding)),
                     // A standby has not heard of it yet: the one that refused the write has.
                     Err(Error::Missing(_)) if taken => Err(Error::Exists),
                     Err(_) => Err(Error::Failed(self.cannot_create(&asked, &answer))),
@@ -260,12 +256,8 @@ impl KeyStore for VaultStore {
     async fn history(&self, name: &Name) -> Result<History, Finding> {
         match self.read(name).await {
             Ok(_) => Ok(History::Was),
-            Err(Error::Failed(finding)) => match finding.cause {
-                Cause::KeyDeleted | Cause::KeyDestroyed | Cause::KeyMalformed | Cause::KeyTransitUnset => {
-                    Ok(History::Was)
-                }
-                _ => Err(finding),
-            },
+            Err(Error::Failed(finding)) if finding.cause.is_trace_of_key() => Ok(History::Was),
+            Err(Error::Failed(finding)) => Err(finding),
             Err(_) if self.version().await? == Version::V2 => {
                 Ok(if self.has_metadata(name).await? { History::Was } else { History::New })
             }

@@ -135,10 +135,7 @@ impl Client {
         let answer = match answer {
             Ok(answer) => answer,
             Err(finding) => {
-                let was_sent = matches!(
-                    finding.cause,
-                    Cause::VaultUnreachableTimeout | Cause::VaultUnreachable | Cause::VaultBehindGreenHealth
-                );
+                let was_sent = finding.cause.may_have_been_sent();
                 if was_sent {
                     count("failed");
                 }

@@ -3,6 +3,7 @@
 use super::{
     Client, Config,
     endpoints::{Call, Headers},
+    transport::{Failure, FailureKind},
     verdict::{self, Answer, Asked},
 };
 use crate::cause::{Cause, Finding};
@@ -24,6 +25,37 @@ pub(super) const HASTE: Duration = Duration::from_secs(2);
 /// The bound of a look at the health page, which costs nothing to answer.
 const HEALTH: Duration = Duration::from_secs(1);
 
+/// The state of a node, in the order of what the state says: of several nodes, the highest is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum NodeState {
+    /// The node serves.
+    Unsealed,
+    /// No answer came.
+    Unreachable,
+    /// TLS did not lead to a node that can be trusted.
+    Untrusted,
+    /// The node answers, and not with a seal status.
+    InTrouble,
+    Uninitialised,
+    Sealed,
+}
+
+// === impl NodeState ===
+
+impl NodeState {
+    /// The state of a node that gave no answer.
+    pub(super) fn without_answer(failure: &Failure) -> Self {
+        match failure.kind {
+            FailureKind::Tls(_) => Self::Untrusted,
+            FailureKind::Refused
+            | FailureKind::Timeout
+            | FailureKind::ConnectTimeout
+            | FailureKind::Dns
+            | FailureKind::Other => Self::Unreachable,
+        }
+    }
+}
+
 // === impl Client ===
 
 impl Client {
@@ -36,7 +68,7 @@ impl Client {
         let bound = if turn.len() > 0 { HASTE.min(whole) } else { whole };
         let mut worst = match self.seal_state(first, bound).await {
             Ok(()) => return Ok(()),
-            Err(finding) => finding,
+            Err(trouble) => trouble,
         };
         // At once: each may hang for as long as one.
         let others = turn.map(|at| async move { (at, self.seal_state(at, whole).await) });
@@ -44,17 +76,17 @@ impl Client {
             match state {
                 Ok(()) => {
                     self.wire.prefer(at);
-                    self.note_state(None);
+                    self.note_state(NodeState::Unsealed);
                     return Ok(());
                 }
-                Err(finding) if telling(finding.cause) > telling(worst.cause) => worst = finding,
+                Err(trouble) if trouble.0 > worst.0 => worst = trouble,
                 Err(_) => {}
             }
         }
-        Err(worst)
+        Err(worst.1)
     }
 
-    async fn seal_state(&self, at: usize, bound: Duration) -> Result<(), Finding> {
+    async fn seal_state(&self, at: usize, bound: Duration) -> Result<(), (NodeState, Finding)> {
         let asked = Asked { what: "asking for the seal status", path: "sys/seal-status" };
         let call = Call::get(asked.path);
         let begun = self.clock.now();
@@ -65,48 +97,23 @@ impl Client {
         };
         self.observe(&asked, begun, &answer);
         let place = Config { address: self.wire.address(at).to_owned(), ..self.config.clone() };
-        let answer = answer.map_err(|failure| verdict::unreachable(&asked, &place, &failure));
-        let result = answer.and_then(|answer| self.judge_seal_state(&asked, &place, &answer));
-        self.note_state(result.as_ref().err().map(|finding| finding.cause));
+        let result = match answer {
+            Ok(answer) => judge_seal_state(&asked, &place, &answer),
+            Err(failure) => {
+                Err((NodeState::without_answer(&failure), verdict::unreachable(&asked, &place, &failure)))
+            }
+        };
+        self.note_state(result.as_ref().err().map_or(NodeState::Unsealed, |(state, _)| *state));
         result
     }
 
-    fn judge_seal_state(&self, asked: &Asked<'_>, place: &Config, answer: &Answer) -> Result<(), Finding> {
-        if answer.status != 200 {
-            return Err(verdict::of(asked, place, answer));
-        }
-        let status: Option<SealStatus> = answer.json();
-        let Some(SealStatus { initialized: Some(initialized), sealed: Some(sealed), t, progress, .. }) =
-            status
-        else {
-            return Err(verdict::not_vault(place, answer));
-        };
-        let address = &place.address;
-        match (initialized, sealed) {
-            (false, _) => Err(Cause::VaultUninitialised.seen(format!("Vault {address} is not initialised"))),
-            (true, true) => Err(Cause::VaultSealed
-                .seen(format!("Vault {address} is sealed (unseal progress {progress} of {t} keys)"))),
-            (true, false) => Ok(()),
-        }
-    }
-
-    /// What Vault last was: every answer says so, and so does none.
-    pub(super) fn note_state(&self, trouble: Option<Cause>) {
-        self.metrics.state.set(match trouble {
-            Some(Cause::VaultSealed) => "sealed",
-            Some(Cause::VaultUninitialised) => "uninitialised",
-            Some(
-                Cause::VaultUnreachable
-                | Cause::VaultUnreachableRefused
-                | Cause::VaultUnreachableTimeout
-                | Cause::VaultUnreachableDns
-                | Cause::VaultTlsUnknownCa
-                | Cause::VaultTlsName
-                | Cause::VaultTlsExpired
-                | Cause::VaultTlsPlainHttp
-                | Cause::VaultTlsOther,
-            ) => "unreachable",
-            _ => "unsealed",
+    /// The gauge of the state in which Vault was last seen: every answer sets the gauge, and so does every failure to get one.
+    pub(super) fn note_state(&self, state: NodeState) {
+        self.metrics.state.set(match state {
+            NodeState::Unreachable | NodeState::Untrusted => "unreachable",
+            NodeState::Unsealed | NodeState::InTrouble => "unsealed",
+            NodeState::Uninitialised => "uninitialised",
+            NodeState::Sealed => "sealed",
         });
     }
 
@@ -122,15 +129,27 @@ impl Client {
     }
 }
 
-/// Of several nodes that are not well, the one that says most.
-fn telling(cause: Cause) -> u8 {
-    match cause {
-        Cause::VaultSealed => 3,
-        Cause::VaultUninitialised => 2,
-        Cause::VaultUnreachableRefused
-        | Cause::VaultUnreachableTimeout
-        | Cause::VaultUnreachableDns
-        | Cause::VaultUnreachable => 0,
-        _ => 1,
+/// The seal status as one node's answer gives it.
+fn judge_seal_state(asked: &Asked<'_>, place: &Config, answer: &Answer) -> Result<(), (NodeState, Finding)> {
+    if answer.status != 200 {
+        return Err((NodeState::InTrouble, verdict::of(asked, place, answer)));
+    }
+    let status: Option<SealStatus> = answer.json();
+    let Some(SealStatus { initialized: Some(initialized), sealed: Some(sealed), t, progress, .. }) = status
+    else {
+        return Err((NodeState::InTrouble, verdict::not_vault(place, answer)));
+    };
+    let address = &place.address;
+    match (initialized, sealed) {
+        (false, _) => Err((
+            NodeState::Uninitialised,
+            Cause::VaultUninitialised.seen(format!("Vault {address} is not initialised")),
+        )),
+        (true, true) => Err((
+            NodeState::Sealed,
+            Cause::VaultSealed
+                .seen(format!("Vault {address} is sealed (unseal progress {progress} of {t} keys)")),
+        )),
+        (true, false) => Ok(()),
     }
 }
