@@ -31,6 +31,7 @@ use crate::{
     vault,
 };
 use memory::OpenStore;
+pub use memory::Opened;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{oneshot, watch};
 
@@ -120,12 +121,13 @@ pub async fn init(settings: Settings, deps: Deps, health: Health) -> Result<(), 
         }
     }
     let agent = Some(settings.run_dir.as_path());
-    let OpenStore { store, memory, copy } =
-        base.open_remembering(deps.store, &settings.store, &settings.memory, agent)?;
+    let opened = base.open_remembering(deps.store, &settings.store, &settings.memory, agent)?;
     let posting = base.post_events();
     let guard = base.health.until("gate");
-    let gate = gate::Config { memory, copy, canaries: canaries(&settings), ..settings.gate() };
-    let passed = base.pass(&gate, &store, guard).await;
+    let asked =
+        gate::Deps { canaries: canaries(&settings), kes: settings.kes_source(), ..opened.gate_deps(&base) };
+    let passed = base.pass(&settings.gate(), &asked, &opened, guard).await;
+    drop(asked);
     drop(base);
     say_the_rest(posting).await;
     Ok(passed.map(drop)?)
@@ -148,8 +150,8 @@ fn canaries(settings: &Settings) -> gate::Canaries {
 }
 
 /// The key store of a configuration, for commands that move keys about.
-pub fn open_store(store: &config::Store) -> Result<Arc<dyn KeyStore>, Finding> {
-    Base::new(None, Duration::ZERO).open(None, store)
+pub fn open_store(store: &config::Store) -> Result<Opened, Finding> {
+    Base::new(None, Duration::ZERO).open(None, store, None)
 }
 
 /// `keswarden run`: everything that can fail before anything is waited for.
@@ -221,17 +223,17 @@ impl Base {
     /// Passes the gate; a login that was made meanwhile is kept alive, however long it takes.
     async fn pass(
         &self,
-        config: &gate::Config,
-        store: &Arc<dyn KeyStore>,
+        settings: &gate::Settings,
+        deps: &gate::Deps,
+        opened: &OpenStore,
         guard: Guard,
     ) -> Result<(crate::keyring::Keyring, crate::keyring::KeyringWriter), gate::Refused> {
-        let kept = store.keep();
-        let passing =
-            gate::pass(config, store.clone(), guard, &self.health, &self.registry, self.clock.clone());
+        let renewed = opened.renew();
+        let passing = gate::pass(settings, deps, guard, &self.health);
         tokio::select! {
             biased;
             passed = passing => passed,
-            () = kept => unreachable!("a store must keep its login until it is dropped"),
+            () = renewed => unreachable!("a login must be renewed until it is dropped"),
         }
     }
 

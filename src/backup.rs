@@ -10,7 +10,7 @@
 
 use crate::{
     cause::{Cause, Finding},
-    crypto::key_version::KeyVersion,
+    crypto::{key_version::KeyVersion, usable::Usable},
     known::{Asked, Statement, Verdict, Witnesses, judge},
     names::Name,
     pins,
@@ -180,13 +180,25 @@ pub async fn standing(store: &dyn KeyStore, name: &Name, kept: &Kept) -> Result<
     let text = match store.get(name).await {
         Ok(text) => text,
         Err(Error::Missing(_)) => return Ok(Standing::Missing),
-        Err(error) => return Err(error.into_finding(|| by_turns(name))),
+        Err(error) => return Err(in_the_way(store, name, error.into_finding(|| by_turns(name))).await),
     };
-    let there = Kept::of(name, text, &store.describe())?;
+    let there = match Kept::of(name, text, &store.describe()) {
+        Ok(there) => there,
+        Err(finding) => return Err(in_the_way(store, name, finding).await),
+    };
     Ok(match there.version.key.same(&kept.version.key) {
         true => Standing::Same,
         false => Standing::Other { fingerprint: there.fingerprint },
     })
+}
+
+/// What is left of a lost key goes out of the way before the key comes back.
+async fn in_the_way(store: &dyn KeyStore, name: &Name, finding: Finding) -> Finding {
+    if !finding.cause.is_key_lost() {
+        return finding;
+    }
+    let set_aside = store.how_to_set_aside(name).await.command;
+    finding.fix(format!("set aside what is left under the name, {set_aside}, and run this again"))
 }
 
 fn by_turns(name: &Name) -> Finding {
@@ -207,15 +219,7 @@ impl Kept {
     /// # Errors
     /// When it is no key, or does not open what it seals.
     pub fn of(name: &Name, text: Secret, place: &str) -> Result<Self, Finding> {
-        let version = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
-            Cause::KeyMalformed.seen(format!("the key '{name}' in {place} cannot be used: {error}"))
-        })?;
-        if !version.key.works() {
-            return Err(
-                Cause::KeyTestFailed.seen(format!("the key '{name}' in {place} does not open what it seals"))
-            );
-        }
-        let fingerprint = version.key.fingerprint();
+        let Usable { version, fingerprint } = Usable::read(name, &text, &format!("in {place}"))?;
         Ok(Self { text, version, fingerprint, pinned: false })
     }
 }

@@ -16,7 +16,7 @@ mod yaml;
 use crate::{
     gate::{self, Create},
     identity::{ApiKey, Identity},
-    kes, kes_client, keystore, kubernetes,
+    kes, keystore, kubernetes,
     names::Name,
     s3::Sse,
     secret::Secret,
@@ -344,24 +344,27 @@ fn minio(reader: &mut Reader, env: MinioEnv, key: &Option<Name>) -> Minio {
 
 // === impl Settings ===
 
+/// The bound of one request of the gate to KES.
+const KES_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Settings {
-    /// What the gate waits for. `ours` is the CA file of the run directory.
-    pub fn gate(&self) -> gate::Config {
-        let (env, ours) = (self.minio.env.clone(), self.run_dir.join("ca.crt"));
-        let timeout = Duration::from_secs(5);
-        gate::Config {
+    /// The conditions of the gate.
+    pub fn gate(&self) -> gate::Settings {
+        gate::Settings {
             keys: vec![self.key.clone()],
             create: self.create,
             maker: "keswarden".to_owned(),
-            memory: gate::Memory::default(),
             exit_on_lost: self.exit_on_lost,
             drives: self.drives.clone(),
-            copy: None,
             kes_alone: matches!(self.store, Store::InKes),
-            canaries: None,
             deadline: self.gate_timeout,
-            kes: Arc::new(move || -> Result<Option<kes_client::Config>, _> { env.kes(&ours, timeout) }),
         }
+    }
+
+    /// The KES that MinIO was told to use, unless that is our own: our CA file shows which.
+    pub fn kes_source(&self) -> gate::KesSource {
+        let (env, ours) = (self.minio.env.clone(), self.run_dir.join("ca.crt"));
+        Arc::new(move || env.kes(&ours, KES_TIMEOUT))
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod envelope;
 pub mod key_version;
+pub mod usable;
 
 use crate::{
     memory::Locked,

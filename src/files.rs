@@ -1,4 +1,4 @@
-//! Files that one user writes for another: what root writes belongs to the owner of the folder that it is in.
+//! Files: what root writes for another user, and what is absent for sure.
 
 use std::{
     fs, io,
@@ -38,4 +38,10 @@ pub fn make_private(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     missing.into_iter().rev().for_each(belongs_to_its_folder);
     Ok(())
+}
+
+/// Whether nothing is at a path, and nothing is missing that should lead there: a link to a volume that is not mounted is no absence.
+pub fn is_absent(path: &Path) -> bool {
+    let first = path.ancestors().find_map(|path| Some((path, fs::symlink_metadata(path).ok()?)));
+    first.is_none_or(|(there, found)| there != path && !(found.is_symlink() && fs::metadata(there).is_err()))
 }

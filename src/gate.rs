@@ -16,7 +16,7 @@ use crate::{
     exit,
     health::{Guard, Health, Severity},
     keyring::{self, Keyring, KeyringWriter},
-    known::{Commands, Kind, Witnesses},
+    known::{Commands, Kind, NamedByDrives, Witnesses},
     metrics::{Registry, States},
     names::Name,
     offline::SealedCopy,
@@ -29,29 +29,38 @@ use prometheus::{CounterVec, IntGaugeVec};
 pub use remote::Canaries;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// What to wait for, and how long.
-pub struct Config {
+/// The conditions of the gate, and how long it waits for them.
+#[derive(Clone)]
+pub struct Settings {
     /// The keys that must be there: the default EK, or those that KES's own file names.
     pub keys: Vec<Name>,
     pub create: Create,
-    /// What is known of keys, and by whom.
-    pub memory: Memory,
     /// The tenant's own drives, paths or patterns; none: nothing is proven by data.
     pub drives: Vec<String>,
     /// There is no key store: KES alone is asked, and the keys are never at hand.
     pub kes_alone: bool,
-    /// Where the canaries of keys are that only KES has.
-    pub canaries: Canaries,
-    /// What may stand in for a Vault that is away.
-    pub copy: Option<Arc<SealedCopy>>,
-    /// End when a key is lost, rather than wait for it to come back.
+    /// End when a key is lost, rather than wait for the key to come back.
     pub exit_on_lost: bool,
-    /// Who makes them, for the keys' own record.
+    /// The maker that new keys name in their own record.
     pub maker: String,
     /// For ever when absent.
     pub deadline: Option<Duration>,
+}
+
+/// Everything that the gate asks.
+#[derive(Clone)]
+pub struct Deps {
+    /// The key store, behind its witnesses.
+    pub store: Arc<dyn KeyStore>,
+    pub memory: Memory,
+    /// The sealed copy that may stand in for a Vault that is away.
+    pub copy: Option<Arc<SealedCopy>>,
+    /// The place of canaries for keys that only KES has.
+    pub canaries: Canaries,
     /// The KES that MinIO was told to use, asked again at each attempt.
     pub kes: KesSource,
+    pub registry: Registry,
+    pub clock: Clock,
 }
 
 /// Everything that remembers keys here.
@@ -62,6 +71,8 @@ pub struct Memory {
     pub pins: Pins,
     /// How a person is told to mend it.
     pub commands: Commands,
+    /// The keys that the drives name and the store does not have, as the gate finds them.
+    pub named: Arc<NamedByDrives>,
     /// Where keys are remembered for longer than this machine, or pod, runs; nothing when nowhere.
     pub lasting: Vec<String>,
 }
@@ -77,6 +88,8 @@ pub enum Create {
     IfNew,
     /// The same, asked for by a person or a job: a store that forgets is no obstacle.
     First,
+    /// The same where drives that could not be read are no obstacle either; drives that name the key are.
+    FirstWhateverDrives,
 }
 
 /// The deadline passed, or nothing is to be waited for.
@@ -104,22 +117,21 @@ const REMIND: Duration = Duration::from_secs(15);
 
 /// Waits until everything is there; `guard` is done then.
 pub async fn pass(
-    config: &Config,
-    store: Arc<dyn KeyStore>,
+    settings: &Settings,
+    deps: &Deps,
     guard: Guard,
     health: &Health,
-    registry: &Registry,
-    clock: Clock,
 ) -> Result<(Keyring, KeyringWriter), Refused> {
+    let Deps { store, registry, clock, .. } = deps;
     let metrics = Metrics::new(registry);
-    let waits = config.deadline.is_none_or(|deadline| deadline > judged::DRIVES_MAY_COME * 2);
-    let checks = Checks::new(config, store.clone(), clock.clone()).waiting(waits);
-    let mut waiting = Waiting::new(&clock);
+    let waits = settings.deadline.is_none_or(|deadline| deadline > judged::DRIVES_MAY_COME * 2);
+    let checks = Checks::new(settings, deps).waiting(waits);
+    let mut waiting = Waiting::new(clock);
     let (keyring, writer) = loop {
         // What an attempt that failed has read is never served.
         let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
         let before = clock.now();
-        let left = config.deadline.map(|deadline| deadline.saturating_sub(before - waiting.since));
+        let left = settings.deadline.map(|deadline| deadline.saturating_sub(before - waiting.since));
         let failed = match checks.all(&writer, left).await {
             Ok(notes) => {
                 say_notes(&notes, health);
@@ -127,10 +139,10 @@ pub async fn pass(
             }
             Err(failed) => failed,
         };
-        let waited = waiting.say(&failed, config, &clock, health);
+        let waited = waiting.say(&failed, settings, clock, health);
         let finding = failed.finding;
-        let left = config.deadline.map(|deadline| deadline.saturating_sub(waited));
-        let lost = config.exit_on_lost && finding.cause.exit_code() == exit::DATA;
+        let left = settings.deadline.map(|deadline| deadline.saturating_sub(waited));
+        let lost = settings.exit_on_lost && finding.cause.exit_code() == exit::DATA;
         if left == Some(Duration::ZERO) || lost {
             return Err(Refused { finding, waited });
         }
@@ -142,10 +154,10 @@ pub async fn pass(
     let waited = clock::human(clock.now() - waiting.since);
     let fingerprint = |key: &Name| keyring.held(key.as_str()).map(|held| held.fingerprint.clone());
     let keys: serde_json::Map<_, _> =
-        config.keys.iter().map(|key| (key.to_string(), fingerprint(key).into())).collect();
-    let what = match config.keys[..] {
+        settings.keys.iter().map(|key| (key.to_string(), fingerprint(key).into())).collect();
+    let what = match settings.keys[..] {
         [] => Check::Store.what(&[]),
-        _ => Check::Key.what(&config.keys),
+        _ => Check::Key.what(&settings.keys),
     };
     tracing::info!(keys = %serde_json::Value::from(keys.clone()), "gate passed after {waited}: {what} is there and works");
     health.note("gate", serde_json::json!({ "state": "passed", "keys": keys }));
@@ -154,7 +166,7 @@ pub async fn pass(
         "gate_passed",
         format!("the gate passed after {waited}: {what} is there and works"),
     );
-    say_where_keys_are_remembered(config, &keyring, &metrics, health).await;
+    say_where_keys_are_remembered(settings, deps, &keyring, &metrics, health).await;
     guard.done();
     Ok((keyring, writer))
 }
@@ -169,13 +181,14 @@ fn say_notes(notes: &[Finding], health: &Health) {
 
 /// Nothing would notice if a key that nobody remembers were another one at the next start: that is said at every start.
 async fn say_where_keys_are_remembered(
-    config: &Config,
+    settings: &Settings,
+    deps: &Deps,
     keyring: &Keyring,
     metrics: &Metrics,
     health: &Health,
 ) {
-    let memory = &config.memory;
-    for name in &config.keys {
+    let memory = &deps.memory;
+    for name in &settings.keys {
         let Some(held) = keyring.held(name.as_str()) else { continue };
         let statements = memory.witnesses.ask(name).await;
         let is_pinned = pins::is_pinned(&statements, &held.fingerprint);
@@ -199,14 +212,12 @@ async fn say_where_keys_are_remembered(
 }
 
 /// One attempt: what a new key store must pass before it takes the place of the one in use.
-pub async fn attempt(
-    config: &Config,
-    store: Arc<dyn KeyStore>,
-    registry: &Registry,
-    clock: Clock,
-) -> Result<(Keyring, KeyringWriter), Finding> {
-    let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
-    let checks = Checks::new(config, store, clock);
+///
+/// # Errors
+/// The first finding of the first check that failed.
+pub async fn attempt(settings: &Settings, deps: &Deps) -> Result<(Keyring, KeyringWriter), Finding> {
+    let (keyring, writer) = keyring::new(deps.store.clone(), &deps.registry, deps.clock.clone());
+    let checks = Checks::new(settings, deps);
     let notes = checks.all(&writer, None).await.map_err(|failed| failed.finding)?;
     for note in notes {
         tracing::warn!(cause = note.cause.id(), "{note}");
@@ -215,14 +226,9 @@ pub async fn attempt(
 }
 
 /// Every check once, for `doctor`.
-pub async fn examine(
-    config: &Config,
-    store: Arc<dyn KeyStore>,
-    registry: &Registry,
-    clock: Clock,
-) -> Vec<Row> {
-    let (_, writer) = keyring::new(store.clone(), registry, clock.clone());
-    let checks = Checks::new(config, store, clock).only_looking();
+pub async fn examine(settings: &Settings, deps: &Deps) -> Vec<Row> {
+    let (_, writer) = keyring::new(deps.store.clone(), &deps.registry, deps.clock.clone());
+    let checks = Checks::new(settings, deps).only_looking();
     checks.each(&writer, None).await
 }
 
@@ -246,7 +252,7 @@ impl Waiting {
     fn say(
         &mut self,
         Failed { check, finding, others }: &Failed,
-        config: &Config,
+        settings: &Settings,
         clock: &Clock,
         health: &Health,
     ) -> Duration {
@@ -264,7 +270,7 @@ impl Waiting {
             now - *at >= pause
         });
         if fresh {
-            let what = check.what(&config.keys);
+            let what = check.what(&settings.keys);
             let also = others.iter().map(|other| format!("; also {}: {}", other.cause, other.seen));
             let also: String = also.collect();
             tracing::warn!(

@@ -16,13 +16,16 @@
 //! A witness that cannot be asked never makes a name new, and never stops the right key.
 
 pub mod ledger;
+mod named;
 mod witnesses;
 
+pub use named::NamedByDrives;
 pub use witnesses::{Witness, Witnesses};
 
 use crate::{
     cause::{Cause, Finding},
     names::Name,
+    store::{SetAside, SetAsideKey},
 };
 use std::fmt::Write;
 
@@ -57,6 +60,9 @@ pub enum Known {
 pub enum Says {
     /// Keys of this name were in use.
     Known(Vec<Known>),
+    /// A key of this name was in use, and the witness cannot tell which: no other key is made, and the key at hand may be that one. In
+    /// words, how that shows.
+    WasInUse(String),
     /// The witness was asked, and has never heard of the name.
     New,
     /// The witness has no key of the name, and forgets what is deleted: proof of nothing.
@@ -114,7 +120,7 @@ pub fn judge<'a>(asked: Asked<'_>, statements: &'a [Statement]) -> Verdict<'a> {
             }
         }
         Asked::Creation { on_request } => {
-            let known = those(&|one| !one.known().is_empty());
+            let known = those(&Statement::knows_the_name);
             if !known.is_empty() {
                 return Verdict::Other(known);
             }
@@ -122,7 +128,7 @@ pub fn judge<'a>(asked: Asked<'_>, statements: &'a [Statement]) -> Verdict<'a> {
             let unsure = those(&|one| match one.says {
                 Says::CannotTell(_) => true,
                 Says::Forgets(_) => !on_request && !new_drives,
-                Says::Known(_) | Says::New => false,
+                Says::Known(_) | Says::WasInUse(_) | Says::New => false,
             });
             if unsure.is_empty() { Verdict::First } else { Verdict::Unsure(unsure) }
         }
@@ -162,7 +168,15 @@ impl Statement {
     pub fn known(&self) -> &[Known] {
         match &self.says {
             Says::Known(known) => known,
-            Says::New | Says::Forgets(_) | Says::CannotTell(_) => &[],
+            Says::WasInUse(_) | Says::New | Says::Forgets(_) | Says::CannotTell(_) => &[],
+        }
+    }
+
+    /// The witness knows that a key of the name was in use, whichever.
+    pub fn knows_the_name(&self) -> bool {
+        match self.says {
+            Says::Known(_) | Says::WasInUse(_) => true,
+            Says::New | Says::Forgets(_) | Says::CannotTell(_) => false,
         }
     }
 
@@ -183,6 +197,7 @@ impl Statement {
                 });
                 format!("{place}: {}", known.collect::<Vec<_>>().join(", "))
             }
+            Says::WasInUse(how) => format!("{place}: {how}"),
             Says::New => format!("{place}: nothing of it"),
             Says::Forgets(why) => format!("{place}: {why}"),
             Says::CannotTell(finding) => format!("{place}: could not be asked: {}", finding.seen),
@@ -201,7 +216,7 @@ pub fn not_asked(statements: &[Statement]) -> Option<String> {
 pub fn passes_unasked(name: &Name, statements: &[Statement]) -> Option<Finding> {
     let first = statements.iter().find_map(|one| match &one.says {
         Says::CannotTell(finding) => Some(finding.clone()),
-        Says::Known(_) | Says::New | Says::Forgets(_) => None,
+        Says::Known(_) | Says::WasInUse(_) | Says::New | Says::Forgets(_) => None,
     })?;
     let silent = not_asked(statements).unwrap_or_default();
     let seen = format!("the key '{name}' passes, and not every witness could be asked: {silent}");
@@ -215,7 +230,7 @@ pub fn replaced(
     fingerprint: &str,
     place: &str,
     statements: &[Statement],
-    (commands, set_aside): (&Commands, &str),
+    (commands, set_aside): (&Commands, &SetAside),
 ) -> Finding {
     let mut seen = format!(
         "the key '{name}' in {place} is not the one that was in use: its fingerprint is {fingerprint}; "
@@ -231,9 +246,19 @@ pub fn replaced(
     if let Some(silent) = not_asked(statements) {
         let _ = write!(seen, "; not asked: {silent}");
     }
+    let lacks_hmac = others.clone().flat_map(Statement::known).any(|known| match known {
+        Known::Fingerprint(known, _) => known.split('-').next() == Some(fingerprint) && known != fingerprint,
+        Known::Another(_) => false,
+    });
+    if lacks_hmac {
+        seen.push_str(
+            "; it is the same encryption key without the HMAC key that it had: it opens the data, and a MinIO with root access off does \
+             not start on it",
+        );
+    }
     // Whoever knows the key at hand alone would give that one back.
     let theirs: Vec<_> = others.clone().filter(|one| !one.knows(fingerprint)).cloned().collect();
-    let back = ways_back(name, &theirs, commands);
+    let back = ways_back(name, &theirs, commands, later_version(set_aside, &theirs));
     let former = others.flat_map(Statement::known).find_map(|known| match known {
         Known::Fingerprint(former, _) if !is_same(former, fingerprint) => Some(former.as_str()),
         _ => None,
@@ -246,7 +271,8 @@ pub fn replaced(
         None => String::new(),
     };
     Cause::KeyReplaced.seen(seen).fix(format!(
-        "bring the former key back, what it sealed opens with nothing else: set aside what is stored now, {set_aside}, then {back}{on_purpose}"
+        "bring the former key back, what it sealed opens with nothing else: set aside what is stored now, {}, then {back}{on_purpose}{}",
+        set_aside.command, not_these_drives(statements)
     ))
 }
 
@@ -267,14 +293,34 @@ pub fn taken(name: &Name, fingerprint: &str, others: &[&Statement], commands: &C
             "there was a key '{name}' already, it is known from {}: the key {fingerprint} is not stored under its name",
             words.join("; from ")
         ))
-        .fix(format!("{}{}", ways_back(name, &theirs, commands), forget.unwrap_or_default()))
+        .fix(format!("{}{}", ways_back(name, &theirs, commands, None), forget.unwrap_or_default()))
 }
 
-/// A key that is not in the store, and what is true of it here. The store's own finding says where it was looked for; an undelete in
-/// its fix is kept.
-pub fn missing(name: &Name, from_store: Finding, statements: &[Statement], commands: &Commands) -> Finding {
-    let known: Vec<_> =
-        statements.iter().filter(|one| !one.known().is_empty()).map(Statement::words).collect();
+/// A later version in the store that is a key which is missed: how a person puts that back.
+fn later_version<'a>(set_aside: &'a SetAside, statements: &[Statement]) -> Option<&'a str> {
+    let is_missed = |key: &&SetAsideKey| statements.iter().any(|one| one.knows(&key.fingerprint));
+    set_aside.others.iter().find(is_missed).map(|key| key.put_back.as_str())
+}
+
+/// Drives speak for their own tenant only.
+fn not_these_drives(statements: &[Statement]) -> &'static str {
+    let are_alone = |one: &Statement| one.kind == Kind::Drives || one.known().is_empty();
+    match statements.iter().any(|one| one.kind == Kind::Drives) && statements.iter().all(are_alone) {
+        true => "; if the drives are another tenant's, correct KESWARDEN_DRIVES",
+        false => "",
+    }
+}
+
+/// A key that cannot be had from the store, and what is true of it here. The store's own finding says where it was looked for; an
+/// undelete in its fix is kept. `set_aside`: something that is not the key is left under the name, and goes out of the way first.
+pub fn missing(
+    name: &Name,
+    from_store: Finding,
+    statements: &[Statement],
+    commands: &Commands,
+    set_aside: Option<&SetAside>,
+) -> Finding {
+    let known: Vec<_> = statements.iter().filter(|one| one.knows_the_name()).map(Statement::words).collect();
     let mut seen = from_store.seen.clone();
     if !known.is_empty() {
         let _ = write!(seen, ", and there was one: it is known from {}", known.join("; from "));
@@ -289,7 +335,14 @@ pub fn missing(name: &Name, from_store: Finding, statements: &[Statement], comma
             // What the store itself knows to do: an undelete, or a disk that is not mounted.
             let of_store =
                 (from_store.fix != from_store.cause.usual_fix()).then_some(from_store.fix.as_str());
-            ways_back_with(name, statements, commands, of_store)
+            let of_store = of_store.or_else(|| later_version(set_aside?, statements));
+            let back = ways_back(name, statements, commands, of_store);
+            match set_aside {
+                Some(SetAside { command, .. }) => {
+                    format!("set aside what is left under the name, {command}, then {back}")
+                }
+                None => back,
+            }
         }
         (false, Some(_)) => format!(
             "look at what could not be asked first: it may know the key. If anything was ever sealed with it, restore it from a backup: \
@@ -307,17 +360,8 @@ pub fn missing(name: &Name, from_store: Finding, statements: &[Statement], comma
     Finding { seen, ..from_store }.fix(fix)
 }
 
-fn ways_back(name: &Name, statements: &[Statement], commands: &Commands) -> String {
-    ways_back_with(name, statements, commands, None)
-}
-
 /// In the order in which they cost least: who has the key gives it back, then the store itself, then a backup, then the former store.
-fn ways_back_with(
-    name: &Name,
-    statements: &[Statement],
-    commands: &Commands,
-    of_store: Option<&str>,
-) -> String {
+fn ways_back(name: &Name, statements: &[Statement], commands: &Commands, of_store: Option<&str>) -> String {
     let mut givers: Vec<_> = statements.iter().filter(|one| !one.known().is_empty()).collect();
     givers.sort_by_key(|one| one.kind);
     let mut ways: Vec<_> = givers.into_iter().filter_map(|one| one.gives_back.clone()).collect();

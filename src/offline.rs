@@ -359,7 +359,9 @@ impl SealedCopy {
             std::fs::File::open(self.path()).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
         match read {
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(Unread::Absent),
+            Err(error) if error.kind() == ErrorKind::NotFound && files::is_absent(&self.path()) => {
+                return Err(Unread::Absent);
+            }
             Err(error) => return Err(Unread::Failed(self.unusable(error))),
         }
         self.decode(&bytes).map_err(Unread::Failed)

@@ -199,9 +199,9 @@ impl Witness for Registry {
             Some(pin) if is_same(&pin.fingerprint, was) => {}
             _ => return Ok(()),
         }
+        let set_aside = self.store.how_to_set_aside(name).await.command;
         let stays = |error: Error| {
             let finding = error.into_finding(|| by_turns(name));
-            let set_aside = self.store.how_to_set_aside(name);
             finding.fix(format!("as somebody who may change pins, set the former one aside: {set_aside}"))
         };
         match is {

@@ -32,56 +32,53 @@ pub enum History {
     Forgets(&'static str),
 }
 
-/// Where keys are kept: opaque text by name. The text is what KES writes.
+/// How a person moves what is stored under a name out of the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetAside {
+    /// In words; a command is in backquotes.
+    pub command: String,
+    /// The keys that are in files then, beside the one that counts now.
+    pub others: Vec<SetAsideKey>,
+}
+
+/// A key that is in a file of its own once it was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAsideKey {
+    pub fingerprint: String,
+    /// How a person has this key count, in words; a command is in backquotes.
+    pub put_back: String,
+}
+
+/// A place of keys: opaque texts by name, as KES writes them. No method has a default, so that a store in front of another one forgets
+/// none.
 #[async_trait]
 pub trait KeyStore: Send + Sync + 'static {
-    /// What it is, for people, for example `Vault https://vault:8200, K/V kv/minio`.
+    /// The store in words for people, for example `Vault https://vault:8200, K/V kv/minio`.
     fn describe(&self) -> String;
 
-    /// Everything between here and the keys works; the first thing that does not is the finding.
+    /// The cause of a request that the store did not answer in time.
+    fn unanswered(&self) -> Cause;
+
+    /// Checks everything between here and the keys; the first failure is the finding.
     async fn ready(&self) -> Result<(), Finding>;
 
-    /// The stored text of a key.
+    /// The stored text of a key. A store whose nodes may answer stale asks again before [`Error::Missing`].
     async fn get(&self, name: &Name) -> Result<Secret, Error>;
 
     /// Whether anything in the store shows that a key of this name was ever there.
     async fn history(&self, name: &Name) -> Result<History, Finding>;
 
-    /// Creates a key that does not exist, and reads it back: on success every later reader gets `text`.
+    /// Whether a key with this fingerprint may be used under the name for the first time.
+    async fn vouch(&self, name: &Name, fingerprint: &str) -> Result<(), Finding>;
+
+    /// Creates a key that does not exist, and reads the key back: on success every later reader gets `text`.
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error>;
 
-    /// Puts a key in the place of another one, for good: for somebody who said so.
-    async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error>;
-
     /// Puts a key back that was in use before: as `create`, for bytes that somebody has kept.
-    async fn put_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
-        self.create(name, text).await
-    }
+    async fn put_back(&self, name: &Name, text: &Secret) -> Result<(), Error>;
 
-    /// Whether this is the key that it must be, as far as anybody knows; what is not is never used.
-    async fn vouch(&self, _name: &Name, _fingerprint: &str) -> Result<(), Finding> {
-        Ok(())
-    }
-
-    /// Something about a key that is well for now, and that a person must know of.
-    async fn oddity(&self, _name: &Name) -> Result<Option<Finding>, Finding> {
-        Ok(None)
-    }
-
-    /// What of our login a person should mend before it stops anything, such as credentials that end soon.
-    async fn standing(&self) -> Vec<Finding> {
-        Vec::new()
-    }
-
-    /// What a person might want to change: rights beyond need, history that is too short.
-    async fn notes(&self, _name: &Name) -> Result<Vec<Finding>, Finding> {
-        Ok(Vec::new())
-    }
-
-    /// What a KES on the same store could not do with what is written here now; nothing when there is a way back.
-    async fn caveats(&self) -> Result<Vec<Finding>, Finding> {
-        Ok(Vec::new())
-    }
+    /// Puts a key in the place of another one, for good, on a person's word.
+    async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error>;
 
     /// Removes a key, in a way that can be undone where the store has one.
     async fn delete(&self, name: &Name) -> Result<(), Error>;
@@ -89,13 +86,31 @@ pub trait KeyStore: Send + Sync + 'static {
     /// The names of all keys, in no order.
     async fn list(&self) -> Result<Vec<String>, Finding>;
 
-    /// The command by which a person moves what is stored under a name out of the way, without losing it; for error messages.
-    fn how_to_set_aside(&self, name: &Name) -> String;
+    /// A warning when later versions are stored beside the version that counts, which is well.
+    async fn overwritten(&self, name: &Name) -> Result<Option<Finding>, Finding>;
 
-    /// Keeps credentials alive; runs until it is dropped.
-    async fn keep(&self) {
-        std::future::pending().await
-    }
+    /// How a person moves what is stored under a name out of the way, without losing any of it; for error messages.
+    async fn how_to_set_aside(&self, name: &Name) -> SetAside;
+}
+
+/// Advice for the operator of a key store that needs a login.
+#[async_trait]
+pub trait Advice: Send + Sync + 'static {
+    /// Warnings about the login, such as credentials that end soon.
+    async fn on_login(&self) -> Vec<Finding>;
+
+    /// Warnings about the rights to a key and about its mount: rights beyond need, a history that is too short.
+    async fn on_rights(&self, name: &Name) -> Result<Vec<Finding>, Finding>;
+
+    /// Warnings about what is written from now on: what no KES on the same store could read.
+    async fn on_writing(&self) -> Result<Vec<Finding>, Finding>;
+}
+
+/// A login that ends unless somebody renews it.
+#[async_trait]
+pub trait Upkeep: Send + Sync + 'static {
+    /// Renews the login; runs until dropped.
+    async fn renew(&self);
 }
 
 // === impl Error ===

@@ -167,6 +167,11 @@ impl Client {
         &self.config.address
     }
 
+    /// The first of the addresses: what a command takes.
+    pub fn first_address(&self) -> &str {
+        self.config.addresses.first().map_or(&self.config.address, String::as_str)
+    }
+
     /// That of the keys, when there is one.
     pub fn namespace(&self) -> Option<&str> {
         self.config.namespace.as_deref()
@@ -222,7 +227,7 @@ impl Client {
     }
 
     /// `GET path`, as us.
-    pub async fn get(&self, asked: &Asked<'_>, query: Option<&'static str>) -> Result<Answer, Finding> {
+    pub async fn get(&self, asked: &Asked<'_>, query: Option<&str>) -> Result<Answer, Finding> {
         self.ask(asked, Call::get(asked.path).query(query)).await
     }
 

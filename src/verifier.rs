@@ -41,7 +41,7 @@ pub struct Verifier {
     /// What is wrong with which key, as last logged.
     known: BTreeMap<String, Cause>,
     /// What is odd about which key, as last logged.
-    odd: BTreeMap<String, String>,
+    overwritten: BTreeMap<String, String>,
 }
 
 // === impl Verifier ===
@@ -76,7 +76,7 @@ impl Verifier {
             drill: None,
             runs,
             known: BTreeMap::new(),
-            odd: BTreeMap::new(),
+            overwritten: BTreeMap::new(),
         }
     }
 
@@ -147,9 +147,9 @@ impl Verifier {
     }
 
     /// Once, and again when it has changed.
-    fn tell_oddity(&mut self, name: &str, oddity: Option<&Finding>) {
-        let Some(finding) = oddity else { return drop(self.odd.remove(name)) };
-        let before = self.odd.insert(name.to_owned(), finding.seen.clone());
+    fn report_overwritten(&mut self, name: &str, overwritten: Option<&Finding>) {
+        let Some(finding) = overwritten else { return drop(self.overwritten.remove(name)) };
+        let before = self.overwritten.insert(name.to_owned(), finding.seen.clone());
         if before.as_ref() != Some(&finding.seen) {
             let says = format!("{}; fix: {}", finding.seen, finding.fix);
             self.health.happened(Severity::Warning, finding.cause.id(), says);
@@ -161,8 +161,8 @@ impl Verifier {
         let mut keys = serde_json::Map::new();
         // An outage concerns every key, and is one thing that happened.
         let mut happened = Vec::new();
-        for Verified { name, result, oddity } in results {
-            self.tell_oddity(name.as_str(), oddity.as_ref());
+        for Verified { name, result, overwritten } in results {
+            self.report_overwritten(name.as_str(), overwritten.as_ref());
             let cause = result.as_ref().err().map(|finding| finding.cause);
             let outcome = match cause {
                 None => "ok",

@@ -28,6 +28,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("kubernetes", "tls"),
     // The sealed copy is of what the keyring holds.
     ("offline", "keyring"),
+    // What a person is told of a key names how its store sets one aside.
+    ("known", "store"),
     // A backup says of each key whether it was the pinned one.
     ("backup", "pins"),
     // The bottom row: a cause ends in an exit code.

@@ -71,17 +71,21 @@ impl Parts {
     ) -> Result<(), Stopped> {
         let address = api.address;
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
-        let OpenStore { store, memory, copy } = self.opened.clone();
-        let gate = gate::Config { memory, copy: copy.clone(), ..self.settings.gate() };
-        let Some(passed) = drain.or(base.pass(&gate, &store, gate_guard)).await else { return Ok(()) };
+        let opened = self.opened.clone();
+        let copy = opened.copy.clone();
+        let asked = gate::Deps { kes: self.settings.kes_source(), ..opened.gate_deps(base) };
+        let gate = self.settings.gate();
+        let Some(passed) = drain.or(base.pass(&gate, &asked, &opened, gate_guard)).await else {
+            return Ok(());
+        };
         let (keyring, writer) = passed?;
         tasks.spawn("key store", async move {
             writer.run().await;
             Ended::Drained
         });
-        let (kept, mut until) = (store.clone(), drain.clone());
+        let (renewed, mut until) = (opened.clone(), drain.clone());
         tasks.spawn("credentials", async move {
-            match until.or(kept.keep()).await {
+            match until.or(renewed.renew()).await {
                 None => Ended::Drained,
                 Some(()) => Ended::Failed("it stopped renewing".to_owned()),
             }
@@ -120,7 +124,7 @@ impl Parts {
         }
         api_guard.done();
         notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("serving")]);
-        tracing::info!(api = %address, store = store.describe(), "serving");
+        tracing::info!(api = %address, store = opened.store.describe(), "serving");
         Ok(())
     }
 

@@ -9,7 +9,6 @@ use crate::{
     kes_client, known,
     names::Name,
     s3,
-    store::KeyStore,
     tls::{self, trust::PeerEnds},
 };
 use std::{path::PathBuf, time::Duration};
@@ -37,24 +36,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub async fn examine(settings: Settings, deps: Deps) -> Result<Vec<Row>, Stopped> {
     let base = Base::beside(deps.clock, &settings);
     let agent = Some(settings.run_dir.as_path());
-    let OpenStore { store, memory, .. } =
-        base.open_remembering(deps.store, &settings.store, &settings.memory, agent)?;
-    let mut gate = gate::Config {
-        create: gate::Create::Never,
-        memory,
-        canaries: canaries(&settings),
-        ..settings.gate()
-    };
-    gate.keys = keys(&settings);
+    let opened = base.open_remembering(deps.store, &settings.store, &settings.memory, agent)?;
+    let gate = gate::Settings { create: gate::Create::Never, keys: keys(&settings), ..settings.gate() };
+    let asked =
+        gate::Deps { canaries: canaries(&settings), kes: settings.kes_source(), ..opened.gate_deps(&base) };
     let mut rows = of_settings(&settings);
-    let checked = gate::examine(&gate, store.clone(), &base.registry, base.clock.clone()).await;
+    let checked = gate::examine(&gate, &asked).await;
     let store_is_well =
         checked.iter().any(|row| row.check == Check::Store && matches!(row.result, Some(Ok(_))));
     rows.extend(checked.into_iter().flat_map(|row| of_gate(row, &gate.keys)));
     if !gate.kes_alone {
-        remembered(&gate, &base, &mut rows).await;
+        remembered(&gate.keys, &opened.memory, &base, &mut rows).await;
     }
-    let doctor = Doctor { settings: &settings, base: &base, store: &*store, gate: &gate };
+    let doctor = Doctor { settings: &settings, base: &base, opened: &opened, asked: &asked, gate: &gate };
     if !gate.kes_alone {
         doctor.login_and_rights(store_is_well, &mut rows).await;
     }
@@ -108,10 +102,10 @@ fn of_gate(gate::Row { check, result, notes, took }: gate::Row, keys: &[Name]) -
 }
 
 /// Who knows which key, and who could not be asked: a row for each key.
-async fn remembered(gate: &gate::Config, base: &Base, rows: &mut Vec<Row>) {
-    for key in &gate.keys {
+async fn remembered(keys: &[Name], memory: &gate::Memory, base: &Base, rows: &mut Vec<Row>) {
+    for key in keys {
         let begun = base.clock.now();
-        let statements = gate.memory.witnesses.ask(key).await;
+        let statements = memory.witnesses.ask(key).await;
         let outcome = match statements.as_slice() {
             [] => Outcome::Warning(
                 Cause::KeyUnpinned.seen("no key is remembered anywhere: KESWARDEN_MEMORY=off, and no pins"),
@@ -129,8 +123,9 @@ async fn remembered(gate: &gate::Config, base: &Base, rows: &mut Vec<Row>) {
 struct Doctor<'a> {
     settings: &'a Settings,
     base: &'a Base,
-    store: &'a dyn KeyStore,
-    gate: &'a gate::Config,
+    opened: &'a OpenStore,
+    gate: &'a gate::Settings,
+    asked: &'a gate::Deps,
 }
 
 // === impl Outcome ===
@@ -158,19 +153,14 @@ impl Doctor<'_> {
             return;
         }
         let begun = self.base.clock.now();
-        let standing = self.store.standing().await;
+        let standing = match &self.opened.advice {
+            Some(advice) => advice.on_login().await,
+            None => Vec::new(),
+        };
         let took = self.base.clock.now() - begun;
         rows.extend(warnings(login, standing, "nothing of it ends soon", took));
         let begun = self.base.clock.now();
-        let mut notes = self.store.caveats().await;
-        for key in &self.gate.keys {
-            let more = self.store.notes(key).await;
-            notes = notes.and_then(|mut notes| {
-                // What concerns the mount is said for each key.
-                notes.extend(more?.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
-                Ok(notes)
-            });
-        }
+        let notes = self.on_writing_and_rights().await;
         let took = self.base.clock.now() - begun;
         match notes {
             Ok(notes) => rows.extend(warnings(
@@ -183,6 +173,17 @@ impl Doctor<'_> {
                 rows.push(Row { what: rights.to_owned(), outcome: Outcome::Failed(finding), took });
             }
         }
+    }
+
+    /// A warning about the mount comes with each key, and is given once.
+    async fn on_writing_and_rights(&self) -> Result<Vec<Finding>, Finding> {
+        let Some(advice) = &self.opened.advice else { return Ok(Vec::new()) };
+        let mut notes = advice.on_writing().await?;
+        for key in &self.gate.keys {
+            let more = advice.on_rights(key).await?;
+            notes.extend(more.into_iter().filter(|note| !notes.contains(note)).collect::<Vec<_>>());
+        }
+        Ok(notes)
     }
 
     /// Those in files, and those that peers show.
@@ -240,7 +241,7 @@ impl Doctor<'_> {
     }
 
     async fn shown_by_kes(&self) -> Option<tls::Validity> {
-        let config = (self.gate.kes)().ok()??;
+        let config = (self.asked.kes)().ok()??;
         let ends = PeerEnds::default();
         let client = kes_client::Client::noting(config, &self.base.clock, &ends).ok()?;
         client.greet().await;

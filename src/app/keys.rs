@@ -5,10 +5,9 @@ use crate::{
     backup::{self, Kept, Restored},
     cause::{Cause, Finding},
     config::Settings,
-    gate, known, memory, offline,
+    gate::{self, Create},
+    known, memory, offline,
 };
-use std::sync::Arc;
-
 /// `keswarden key pin`: the fingerprint of the key as it is in the store, pinned wherever pins are kept.
 pub async fn pin(settings: Settings) -> Result<String, Stopped> {
     let base = Base::beside(None, &settings);
@@ -29,11 +28,14 @@ pub async fn pin(settings: Settings) -> Result<String, Stopped> {
 /// left as it is.
 pub async fn create_first(settings: Settings) -> Result<String, Stopped> {
     let base = Base::beside(None, &settings);
-    let OpenStore { store, memory, copy } = base.open_beside(&settings)?;
-    // A KES that stands beside would only say that the key is missing.
-    let kes: gate::KesSource = Arc::new(|| Ok(None));
-    let gate = gate::Config { create: gate::Create::First, memory, copy, kes, ..settings.gate() };
-    let (keyring, _) = gate::attempt(&gate, store, &base.registry, base.clock.clone()).await?;
+    let opened = base.open_beside(&settings)?;
+    let create = match settings.create {
+        Create::FirstWhateverDrives => Create::FirstWhateverDrives,
+        Create::Never | Create::IfNew | Create::First => Create::First,
+    };
+    let gate = gate::Settings { create, ..settings.gate() };
+    // A KES that stands beside is not asked: it would only say that the key is missing.
+    let (keyring, _) = gate::attempt(&gate, &opened.gate_deps(&base)).await?;
     let held = keyring.held(settings.key.as_str()).expect("a gate that passes must hold its keys");
     Ok(held.fingerprint.clone())
 }
@@ -46,7 +48,7 @@ pub async fn create_first(settings: Settings) -> Result<String, Stopped> {
 pub async fn rescue_from_copy(settings: Settings, fingerprint: Option<&str>) -> Result<String, Stopped> {
     memory::protect();
     let base = Base::beside(None, &settings);
-    let (name, OpenStore { store, memory, copy }) = (settings.key.clone(), base.open_beside(&settings)?);
+    let (name, OpenStore { store, memory, copy, .. }) = (settings.key.clone(), base.open_beside(&settings)?);
     let Some(copy) = copy else {
         return Err(Cause::CopyUnusable
             .seen("there is no sealed copy: KESWARDEN_OFFLINE_DIR and KESWARDEN_OFFLINE_KEY_FILE are not set")

@@ -86,13 +86,14 @@ impl Parts {
         notify(&[sd_notify::NotifyState::Status("waiting at the gate")]);
         let mut parts = self;
         let (keyring, writer) = loop {
-            let gate = gate_config(&parts.loaded.config, parts.own.gate_timeout, &parts.opened);
+            let gate = gate_settings(&parts.loaded.config, parts.own.gate_timeout);
             let guard = base.health.until("gate");
-            let store = parts.opened.store.clone();
+            let opened = parts.opened.clone();
+            let asked = opened.gate_deps(base);
             tokio::select! {
                 biased;
                 () = drain.started() => return Ok(()),
-                passed = base.pass(&gate, &store, guard) => break passed?,
+                passed = base.pass(&gate, &asked, &opened, guard) => break passed?,
                 (loaded, opened) = parts.changed(base, &mut hangups) => {
                     // The gate goes on waiting, with another configuration.
                     (parts.loaded, parts.opened) = (loaded, opened);
@@ -209,19 +210,15 @@ fn say_where_keys_are_remembered(memory: &gate::Memory) {
 }
 
 /// Nobody but the file's own keys is demanded; what it names is made where there is no trace of it, as KES does.
-fn gate_config(file: &KesYaml, deadline: Option<Duration>, opened: &OpenStore) -> gate::Config {
-    gate::Config {
+fn gate_settings(file: &KesYaml, deadline: Option<Duration>) -> gate::Settings {
+    gate::Settings {
         keys: file.keys.clone(),
         create: Create::IfNew,
         maker: file.policies.admin.clone(),
         deadline,
-        memory: opened.memory.clone(),
         exit_on_lost: false,
         drives: Vec::new(),
-        copy: opened.copy.clone(),
         kes_alone: false,
-        canaries: None,
-        kes: Arc::new(|| Ok(None)),
     }
 }
 

@@ -5,10 +5,10 @@ mod print;
 use super::{block_on, load_without_key};
 use crate::{
     app::open_store,
-    cause::{Cause, Finding as Trouble},
+    cause::Finding as Trouble,
     clock::Clock,
     config::Inputs,
-    crypto::key_version::KeyVersion,
+    crypto::{key_version::KeyVersion, usable::Usable},
     evidence::{self, Census, Finding, Limits, Opened, Samples, Verdict},
     exit,
     names::Name,
@@ -18,7 +18,6 @@ use clap::Args;
 use std::{
     collections::{BTreeMap, HashSet},
     path::PathBuf,
-    time::Duration,
 };
 
 #[derive(Args)]
@@ -45,8 +44,6 @@ type Keys = BTreeMap<String, Option<KeyVersion>>;
 
 /// Where a key store is named in the environment.
 const STORES: &[&str] = &["KESWARDEN_FS_DIR", "KESWARDEN_VAULT_ADDR", "VAULT_ADDR"];
-/// A standby may answer 404 for a key made a moment ago: ask again after this.
-const STALE: Duration = Duration::from_millis(150);
 
 pub(super) fn main(options: Options) -> u8 {
     let mut census = walk(&options);
@@ -110,7 +107,7 @@ fn keys(options: &Options, samples: &Samples) -> Result<Option<Keys>, u8> {
     }
     let settings = load_without_key(inputs)?;
     let fetched = block_on(async {
-        let store = open_store(&settings.store)?;
+        let store = open_store(&settings.store)?.keys;
         store.ready().await?;
         fetch(&*store, samples).await
     });
@@ -135,26 +132,12 @@ async fn fetch(store: &dyn KeyStore, samples: &Samples) -> Result<Keys, Trouble>
 
 /// The key; nothing when there is none.
 async fn get(store: &dyn KeyStore, name: &Name) -> Result<Option<KeyVersion>, Trouble> {
-    let mut answer = store.get(name).await;
-    if matches!(answer, Err(Error::Missing(_))) {
-        tokio::time::sleep(STALE).await;
-        answer = store.get(name).await;
-    }
-    let unexpected = || Cause::StoreUnavailable.seen(format!("the key '{name}' could not be read"));
-    let trouble = match answer {
-        Ok(text) => {
-            let parsed = KeyVersion::parse(text.expose().as_bytes());
-            return parsed.map(Some).map_err(|error| {
-                Cause::KeyMalformed
-                    .seen(format!("the key '{name}' in {} cannot be used: {error}", store.describe()))
-            });
+    match store.get(name).await.map_err(Error::finding) {
+        Ok(text) => Ok(Some(Usable::read(name, &text, &format!("in {}", store.describe()))?.version)),
+        Err(trouble) if trouble.cause.is_no_key() => {
+            eprintln!("keswarden: {trouble}");
+            Ok(None)
         }
-        Err(Error::Missing(trouble)) => trouble,
-        Err(error) => error.into_finding(unexpected),
-    };
-    if !trouble.cause.is_no_key() {
-        return Err(trouble);
+        Err(trouble) => Err(trouble),
     }
-    eprintln!("keswarden: {trouble}");
-    Ok(None)
 }

@@ -1,7 +1,7 @@
 //! `keswarden key create --first`: makes a tenant's first key, for a Job or a person; pods in production never do.
 
 use super::{SetUp, block_on, code_of, with_settings};
-use crate::{app, exit};
+use crate::{app, exit, gate::Create};
 use std::path::PathBuf;
 
 /// Each name in turn, or the default key when none is given.
@@ -13,9 +13,7 @@ pub(super) fn main(names: Vec<String>, config: Option<PathBuf>, no_drives: bool)
 
 fn one(set_up: SetUp, no_drives: bool) -> u8 {
     with_settings(set_up, |mut settings| {
-        if no_drives {
-            settings.drives.clear();
-        }
+        settings.create = if no_drives { Create::FirstWhateverDrives } else { Create::First };
         let name = settings.key.clone();
         match block_on(app::create_first(settings)) {
             Ok(fingerprint) => {

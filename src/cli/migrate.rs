@@ -5,7 +5,7 @@
 
 use super::block_on;
 use crate::{
-    app::open_store,
+    app::{Opened, open_store},
     config::{
         Inputs,
         kes_yaml::{self, Purpose},
@@ -21,7 +21,6 @@ use std::{
     collections::BTreeMap,
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 #[derive(Args)]
@@ -103,9 +102,12 @@ async fn migrate(options: Options) -> Result<u8, String> {
     };
     let pattern =
         glob::Pattern::new(&options.pattern).map_err(|error| format!("invalid pattern: {error}"))?;
-    let (source, target) = (open(from).await?, open(to).await?);
-    for caveat in target.caveats().await.map_err(|finding| finding.to_string())? {
-        eprintln!("Warning: {}: {}; {}", target.describe(), caveat.seen, caveat.cause.meaning());
+    let (Opened { keys: source, .. }, Opened { keys: target, advice, .. }) =
+        (open(from).await?, open(to).await?);
+    if let Some(advice) = advice {
+        for warning in advice.on_writing().await.map_err(|finding| finding.to_string())? {
+            eprintln!("Warning: {}: {}; {}", target.describe(), warning.seen, warning.cause.meaning());
+        }
     }
     let mut names: Vec<_> = source.list().await.map_err(|finding| finding.to_string())?;
     names.retain(|name| pattern.matches(name));
@@ -130,16 +132,17 @@ async fn migrate(options: Options) -> Result<u8, String> {
     Ok(tally.report(options.dry_run))
 }
 
-async fn open(path: &Path) -> Result<Arc<dyn KeyStore>, String> {
+async fn open(path: &Path) -> Result<Opened, String> {
     let environment = Inputs::of_process(None, None).environment.into_iter();
     let environment: BTreeMap<_, _> = environment
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let file = kes_yaml::read(path, &environment, Purpose::KeyStore)
         .map_err(|problems| format!("{}: {}", path.display(), problems.join("; ")))?;
-    let store = open_store(&file.store).map_err(|finding| finding.to_string())?;
-    store.ready().await.map_err(|finding| format!("{}: {finding}", store.describe()))?;
-    Ok(store)
+    let opened = open_store(&file.store).map_err(|finding| finding.to_string())?;
+    let ready = opened.keys.ready().await;
+    ready.map_err(|finding| format!("{}: {finding}", opened.keys.describe()))?;
+    Ok(opened)
 }
 
 /// Where one stands, for whoever watches.

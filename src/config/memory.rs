@@ -32,6 +32,8 @@ pub struct MemorySettings {
     pub config: Option<PathBuf>,
     /// Where a `server` with that file keeps its memory and its control socket, unless it was told otherwise.
     pub server_dir: Option<PathBuf>,
+    /// The state directories of other configuration files on this machine: what they know of the same key store counts.
+    pub neighbours: Vec<PathBuf>,
 }
 
 /// A directory in which keys are remembered.
@@ -50,6 +52,10 @@ const VOLATILE: &[&str] = &["/run", "/var/run", "/dev/shm"];
 const LASTING: &str = "/var/lib";
 /// What state is called that no run directory gives a name.
 const OURS: &str = "keswarden";
+/// How the name of a `server`'s state directory begins.
+const SERVER: &str = "server-";
+/// How many state directories of other configuration files are asked.
+const MOST_NEIGHBOURS: usize = 32;
 
 /// The memory of `init`, `run` and the commands beside them.
 pub(super) fn of_agent(reader: &mut Reader, run_dir: &Path, config: Option<PathBuf>) -> MemorySettings {
@@ -64,21 +70,42 @@ pub(super) fn of_agent(reader: &mut Reader, run_dir: &Path, config: Option<PathB
     // What a `server` of the same file remembers is asked as well, where there is one.
     let theirs = server_dir.clone().filter(|dir| dir.exists());
     let theirs = theirs.map(|path| StateDir { path, by_default: true, lasts: true });
-    let dirs = named.or_else(parallel).into_iter().chain([part]).chain(theirs).collect();
-    MemorySettings { server_dir, ..settings(reader, dirs, config) }
+    // A command beside a `server` must not write into what the agents of this machine share by default.
+    let beside_server =
+        theirs.is_some() && named.is_none() && !reader.environment().contains_key("KESWARDEN_RUN_DIR");
+    let dirs = match beside_server {
+        true => theirs.into_iter().collect(),
+        false => named.or_else(parallel).into_iter().chain([part]).chain(theirs).collect(),
+    };
+    let neighbours = server_dir.as_deref().map(neighbours).unwrap_or_default();
+    MemorySettings { server_dir, neighbours, ..settings(reader, dirs, config) }
 }
 
 /// The memory of `server`: without a word from anybody, one directory for each configuration file.
 pub(super) fn of_server(reader: &mut Reader, run_dir: Option<&Path>, config: &Path) -> MemorySettings {
     let part = run_dir.map(|dir| StateDir { path: dir.join("agent"), by_default: false, lasts: lasts(dir) });
+    let by_default = dir_of_server(reader, config);
     let dir = named(reader)
         .or(part)
-        .or_else(|| Some(StateDir { path: dir_of_server(reader, config)?, by_default: true, lasts: true }));
-    settings(reader, dir.into_iter().collect(), Some(config.to_owned()))
+        .or_else(|| Some(StateDir { path: by_default.clone()?, by_default: true, lasts: true }));
+    let neighbours = by_default.as_deref().map(neighbours).unwrap_or_default();
+    MemorySettings { neighbours, ..settings(reader, dir.into_iter().collect(), Some(config.to_owned())) }
+}
+
+/// The directories of other files' servers beside this one's.
+fn neighbours(of: &Path) -> Vec<PathBuf> {
+    let entries = of.parent().and_then(|home| std::fs::read_dir(home).ok()).into_iter().flatten().flatten();
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        path != of && name.is_some_and(|name| name.starts_with(SERVER))
+    };
+    let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(is_one).take(MOST_NEIGHBOURS).collect();
+    found.sort();
+    found
 }
 
 fn dir_of_server(reader: &Reader, config: &Path) -> Option<PathBuf> {
-    Some(state_home(reader)?.join(OURS).join(format!("server-{}", digest_of(config))))
+    Some(state_home(reader)?.join(OURS).join(format!("{SERVER}{}", digest_of(config))))
 }
 
 /// The directory that somebody has named: an operator, or systemd.
@@ -104,11 +131,11 @@ fn lasts(dir: &Path) -> bool {
     !VOLATILE.iter().any(|top| dir.starts_with(top))
 }
 
-/// A short name for a file, the same from wherever it is named.
+/// A short name for a file, by its absolute path as it was given: a link to the release, or ConfigMap, of today leads elsewhere tomorrow.
 fn digest_of(file: &Path) -> String {
     use sha2::{Digest, Sha256};
     use std::os::unix::ffi::OsStrExt;
-    let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     crate::secret::hex(&Sha256::digest(file.as_os_str().as_bytes())[..8])
 }
 
@@ -145,6 +172,7 @@ fn settings(reader: &mut Reader, dirs: Vec<StateDir>, config: Option<PathBuf>) -
         offline: offline_settings(reader),
         config,
         server_dir: None,
+        neighbours: Vec::new(),
     }
 }
 

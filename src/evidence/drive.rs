@@ -42,20 +42,40 @@ const MOST: u64 = 32 << 20;
 const MOST_CONFIG: u64 = 1 << 20;
 /// How many folders of MinIO's own are looked at.
 const MOST_OWN: usize = 256;
+/// How many drives one name with numbers stands for.
+const MOST_DRIVES: usize = 1024;
 
-/// The drives that there are now, by path or pattern (`/export*`). A pattern that matches no directory is a volume that is not
-/// mounted: that is an error.
+/// The drives that are named by path, by MinIO's own `{1...4}`, or by pattern (`/export*`). A name that no directory has is kept as it is:
+/// the drive that failed, or is not mounted, must not silence the others.
+///
+/// # Errors
+/// When a pattern cannot be understood.
 pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, String> {
     let mut drives = Vec::new();
-    for pattern in patterns {
+    for pattern in patterns.iter().flat_map(|pattern| numbered(pattern)) {
         let before = drives.len();
-        let found = glob::glob(pattern).map_err(|error| format!("{pattern}: {error}"))?;
+        let found = glob::glob(&pattern).map_err(|error| format!("{pattern}: {error}"))?;
         drives.extend(found.flatten().filter(|path| path.is_dir()));
         if drives.len() == before {
-            return Err(format!("there is no directory {pattern}"));
+            drives.push(PathBuf::from(pattern));
         }
     }
     Ok(drives)
+}
+
+/// The names behind MinIO's `{FIRST...LAST}`, which may come more than once; leading zeros count as digits. At most [`MOST_DRIVES`].
+fn numbered(pattern: &str) -> Vec<String> {
+    let parts = pattern.split_once('{').and_then(|(before, rest)| {
+        let (range, after) = rest.split_once('}')?;
+        let (first, last) = range.split_once("...")?;
+        let numbers = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+        Some((before, numbers, first.len(), after))
+    });
+    let Some((before, (first, last), width, after)) = parts else { return vec![pattern.to_owned()] };
+    let tails = numbered(after);
+    let all = (first..=last)
+        .flat_map(|number| tails.iter().map(move |tail| format!("{before}{number:0width$}{tail}")));
+    all.take(MOST_DRIVES).collect()
 }
 
 // === impl Drive ===

@@ -1,16 +1,16 @@
 //! What must be true before MinIO may start: one function per check, in the order in which they make sense.
 
-use super::{Config, Create, judged::FoundWell, proof::Drives};
+use super::{Create, Deps, Settings, judged::FoundWell, proof::Drives};
 use crate::{
     blocking::Blocking,
     cause::{Cause, Finding},
-    clock::{self, Clock, Instant},
+    clock::{self, Instant},
     kes_client,
     keyring::{Held, KeyringWriter},
     keystore::nowhere,
     known,
     names::Name,
-    store::{Error, KeyStore},
+    store::Error,
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -49,9 +49,8 @@ pub(super) struct Failed {
 }
 
 pub(super) struct Checks<'a> {
-    pub(super) config: &'a Config,
-    pub(super) store: Arc<dyn KeyStore>,
-    pub(super) clock: Clock,
+    pub(super) settings: &'a Settings,
+    pub(super) deps: &'a Deps,
     /// Nothing is made and nothing is remembered: `doctor` only looks.
     pub(super) only_looks: bool,
     /// What the drives said, and the look at them that is under way.
@@ -77,13 +76,12 @@ pub(super) struct Well {
 }
 
 impl<'a> Checks<'a> {
-    pub(super) fn new(config: &'a Config, store: Arc<dyn KeyStore>, clock: Clock) -> Self {
+    pub(super) fn new(settings: &'a Settings, deps: &'a Deps) -> Self {
         Self {
-            begun: clock.now(),
+            begun: deps.clock.now(),
             waits: false,
-            config,
-            store,
-            clock,
+            settings,
+            deps,
             only_looks: false,
             drives: Mutex::default(),
             found: std::sync::Mutex::default(),
@@ -184,7 +182,7 @@ impl Checks<'_> {
     /// Every check; KES is looked at whatever the store says, since it has a store of its own.
     pub(super) async fn each(&self, writer: &KeyringWriter, left: Option<Duration>) -> Vec<Row> {
         let bound = left.map_or(ATTEMPT, |left| left.clamp(LEAST, ATTEMPT));
-        if self.config.kes_alone {
+        if self.settings.kes_alone {
             return self.each_at_kes(bound).await;
         }
         let (store_and_keys, (kes, kes_took)) = tokio::join!(
@@ -193,11 +191,7 @@ impl Checks<'_> {
         );
         let [store, keys] = store_and_keys.unwrap_or_else(|_| {
             // A directory may hang as well, on a network file system.
-            let cause = match self.store.describe().starts_with("Vault") {
-                true => Cause::VaultUnreachableTimeout,
-                false => Cause::StoreUnavailable,
-            };
-            let late = late(bound, cause, &self.store.describe());
+            let late = late(bound, self.deps.store.unanswered(), &self.deps.store.describe());
             [Row::new(Check::Store, Some(Err(late)), bound), Row::new(Check::Key, None, Duration::ZERO)]
         });
         let (kes, agreeing_took) = match kes {
@@ -225,7 +219,7 @@ impl Checks<'_> {
             }
             // It does not answer, or it did and then did not.
             (Err(finding), _) => self.on_copy(writer, finding, took).await,
-            (Ok(_), Err(wrong)) if self.config.copy.is_some() && wrong[0].cause.allows_sealed_copy() => {
+            (Ok(_), Err(wrong)) if self.deps.copy.is_some() && wrong[0].cause.allows_sealed_copy() => {
                 self.on_copy(writer, wrong[0].clone(), took).await
             }
             (Ok(store), Err(wrong)) => {
@@ -245,8 +239,8 @@ impl Checks<'_> {
 
     /// What it gives, and how long it took.
     async fn timed<T>(&self, check: impl Future<Output = T>) -> (T, Duration) {
-        let begun = self.clock.now();
-        (check.await, self.clock.now() - begun)
+        let begun = self.deps.clock.now();
+        (check.await, self.deps.clock.now() - begun)
     }
 
     /// Without a key store: KES, and what its keys open.
@@ -272,14 +266,14 @@ impl Checks<'_> {
 
     /// Reachable, unsealed, logged in, and the place of the keys is there.
     async fn store(&self) -> Result<String, Finding> {
-        self.store.ready().await.map(|()| self.store.describe())
+        self.deps.store.ready().await.map(|()| self.deps.store.describe())
     }
 
     /// Every key is there, can be parsed, opens what it seals, opens what the drives hold, and no witness knows another one. Only then
     /// is any of them held.
     async fn keys(&self, writer: &KeyringWriter) -> Result<Well, Vec<Finding>> {
         let (mut looked, mut wrong) = (Looked::new(), Vec::new());
-        for name in &self.config.keys {
+        for name in &self.settings.keys {
             match self.key(name, writer).await {
                 Ok(held) => drop(looked.insert(name.clone(), held)),
                 // The store is away: the other keys would say the same.
@@ -301,11 +295,13 @@ impl Checks<'_> {
 
     async fn key(&self, name: &Name, writer: &KeyringWriter) -> Result<Arc<Held>, Finding> {
         match writer.look(name).await {
-            Err(Error::Missing(finding)) => match self.config.create {
-                Create::IfNew | Create::First if !self.only_looks => self.create(name, writer, finding).await,
+            Err(Error::Missing(finding)) => match self.settings.create {
+                Create::IfNew | Create::First | Create::FirstWhateverDrives if !self.only_looks => {
+                    self.create(name, writer, finding).await
+                }
                 _ => Err(self.is_missing(name, finding).await),
             },
-            Err(Error::Failed(finding)) if finding.cause.is_no_key() => {
+            Err(Error::Failed(finding)) if finding.cause.is_no_key() || finding.cause.is_key_lost() => {
                 Err(self.is_missing(name, finding).await)
             }
             result => result.map_err(|error| error.into_finding(|| unexpected(name))),
@@ -315,18 +311,22 @@ impl Checks<'_> {
     /// What is true of a key that is not there: who knows it, and who can give it back.
     async fn is_missing(&self, name: &Name, finding: Finding) -> Finding {
         let statements = self.all_know(name, None).await;
-        known::missing(name, finding, &statements, &self.config.memory.commands)
+        let set_aside = match finding.cause.is_key_lost() {
+            true => Some(self.deps.store.how_to_set_aside(name).await),
+            false => None,
+        };
+        known::missing(name, finding, &statements, &self.deps.memory.commands, set_aside.as_ref())
     }
 
     /// KES opens what it has just sealed for MinIO.
     async fn kes(&self) -> Result<(String, Option<kes_client::Client>), Finding> {
-        let Some(config) = (self.config.kes)()? else {
+        let Some(config) = (self.deps.kes)()? else {
             return Ok(("no KES but ours is configured".to_owned(), None));
         };
         let endpoints = config.endpoints.join(", ");
-        let client = kes_client::Client::new(config, &self.clock)?;
+        let client = kes_client::Client::new(config, &self.deps.clock)?;
         let round_trips = async {
-            for key in &self.config.keys {
+            for key in &self.settings.keys {
                 client.round_trip(key).await?;
             }
             Ok(())
@@ -343,7 +343,7 @@ impl Checks<'_> {
     /// KES opens what the keys at hand seal, and they open what KES seals: both have the same ones.
     async fn agree(&self, writer: &KeyringWriter, client: &kes_client::Client) -> Result<String, Finding> {
         let mut agreed = 0;
-        for name in &self.config.keys {
+        for name in &self.settings.keys {
             let Some(held) = writer.held(name) else { continue };
             let key = &held.version.key;
             let context = kes_client::CONTEXT.as_bytes();
@@ -358,7 +358,7 @@ impl Checks<'_> {
             if !(ours && theirs) {
                 return Err(Cause::KesDisagrees.seen(format!(
                     "KES and {} have different keys under the name '{name}': neither opens what the other seals",
-                    self.store.describe()
+                    self.deps.store.describe()
                 )));
             }
             agreed += 1;

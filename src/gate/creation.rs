@@ -7,7 +7,7 @@ use super::{
 use crate::{
     cause::Finding,
     keyring::{Held, KeyringWriter},
-    known::{self, Asked, Kind, Known, Says, Statement, Verdict},
+    known::{self, Asked, Kind, Says, Statement, Verdict},
     names::Name,
     store::{Error, History},
 };
@@ -20,21 +20,29 @@ impl Checks<'_> {
         writer: &KeyringWriter,
         missing: Finding,
     ) -> Result<Arc<Held>, Finding> {
-        let commands = &self.config.memory.commands;
-        let history = self.store.history(name).await?;
-        let statements = self.all_know(name, Some(history)).await;
-        let asked = Asked::Creation { on_request: self.config.create == Create::First };
+        let commands = &self.deps.memory.commands;
+        let history = self.deps.store.history(name).await?;
+        let mut statements = self.all_know(name, Some(history)).await;
+        let (on_request, whatever_drives) = match self.settings.create {
+            Create::Never | Create::IfNew => (false, false),
+            Create::First => (true, false),
+            Create::FirstWhateverDrives => (true, true),
+        };
+        if whatever_drives {
+            statements.retain(|one| one.kind != Kind::Drives || one.knows_the_name());
+        }
+        let asked = Asked::Creation { on_request };
         match known::judge(asked, &statements) {
             Verdict::Other(_) => {
-                let finding = known::missing(name, missing, &statements, commands);
+                let finding = known::missing(name, missing, &statements, commands, None);
                 let seen = format!("{}, so it is not made anew", finding.seen);
                 return Err(Finding { seen, ..finding });
             }
             Verdict::Unsure(silent) => return Err(known::unsure(name, missing, &silent, commands)),
             Verdict::Same | Verdict::First => {}
         }
-        let now = jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
-        match writer.create(name, &self.config.maker, now).await {
+        let now = jiff::Timestamp::try_from(self.deps.clock.wall()).unwrap_or_default();
+        match writer.create(name, &self.settings.maker, now).await {
             Ok(held) => {
                 tracing::warn!(key = %name, fingerprint = held.fingerprint, "the key was made: nothing shows that there ever was one");
                 Ok(held)
@@ -49,15 +57,15 @@ impl Checks<'_> {
 
     /// What every witness knows of a name under which nothing is stored, the drives included; the store's own history where it was asked.
     pub(super) async fn all_know(&self, name: &Name, history: Option<History>) -> Vec<Statement> {
-        let mut statements = self.config.memory.witnesses.ask(name).await;
+        let mut statements = self.deps.memory.witnesses.ask(name).await;
         statements.extend(self.drives_know(name).await);
         statements.extend(history.map(|history| {
             let says = match history {
-                History::Was => Says::Known(vec![Known::Another("a trace of it".to_owned())]),
+                History::Was => Says::WasInUse("a trace of the key".to_owned()),
                 History::New => Says::New,
                 History::Forgets(why) => Says::Forgets(why.to_owned()),
             };
-            Statement::new(Kind::History, format!("the history of {}", self.store.describe()), says)
+            Statement::new(Kind::History, format!("the history of {}", self.deps.store.describe()), says)
         }));
         statements
     }

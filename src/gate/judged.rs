@@ -33,13 +33,16 @@ impl Checks<'_> {
     ) -> Result<Well, Vec<Finding>> {
         let (mut wrong, mut passed, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         let mut notes = drives.notes.clone();
-        for (name, held, mut statements) in asked(&self.config.memory.witnesses, looked).await {
+        for (name, held, mut statements) in asked(&self.deps.memory.witnesses, looked).await {
             statements.extend(drives.statement(&name));
-            match self.judge(&name, &held, &statements) {
-                Ok(()) if self.waits_for_drives(&name, &held, &statements) => {
+            match self.judge(&name, &held, &statements).await {
+                Ok(_) if self.waits_for_drives(&name, &held, &statements) => {
                     wrong.extend(drives_may_come(&name, &statements));
                 }
-                Ok(()) => passed.push((name, held, statements)),
+                Ok(note) => {
+                    notes.extend(note);
+                    passed.push((name, held, statements));
+                }
                 Err(finding) if self.is_demanded(&name) || drives.is_refuted(&name) => wrong.push(finding),
                 Err(finding) => self.say(&finding, &format!("the key '{name}' is not used")),
             }
@@ -74,20 +77,25 @@ impl Checks<'_> {
         };
         self.waits
             && self.is_demanded(name)
-            && self.clock.now() - self.begun < DRIVES_MAY_COME
+            && self.deps.clock.now() - self.begun < DRIVES_MAY_COME
             && statements.iter().any(is_silent)
             && known::judge(Asked::Key(&held.fingerprint), statements) == Verdict::First
     }
 
     pub(super) fn is_demanded(&self, name: &Name) -> bool {
-        self.config.keys.contains(name)
+        self.settings.keys.contains(name)
     }
 
     /// Whether this key may be used, by all that is known of the name.
-    fn judge(&self, name: &Name, held: &Held, statements: &[Statement]) -> Result<(), Finding> {
-        self.is_no_other(name, held, statements)?;
+    async fn judge(
+        &self,
+        name: &Name,
+        held: &Held,
+        statements: &[Statement],
+    ) -> Result<Option<Finding>, Finding> {
+        let note = self.is_no_other(name, held, statements).await?;
         let fingerprint = &held.fingerprint;
-        if self.config.memory.mode() == Mode::Require
+        if self.deps.memory.mode() == Mode::Require
             && self.is_demanded(name)
             && !pins::is_pinned(statements, fingerprint)
             && !is_proven(statements, fingerprint)
@@ -96,29 +104,36 @@ impl Checks<'_> {
                 "the key '{name}', fingerprint {fingerprint}, has no pin, and KESWARDEN_PIN=require"
             )));
         }
-        Ok(())
+        Ok(note)
     }
 
-    /// No witness knows another key of the name.
-    pub(super) fn is_no_other(
+    /// No witness knows another key of the name. A warning when the drives were sealed with two keys, of which this is the right one as
+    /// another witness knows.
+    pub(super) async fn is_no_other(
         &self,
         name: &Name,
         held: &Held,
         statements: &[Statement],
-    ) -> Result<(), Finding> {
+    ) -> Result<Option<Finding>, Finding> {
         let fingerprint = &held.fingerprint;
-        if let Verdict::Other(_) = known::judge(Asked::Key(fingerprint), statements) {
-            let (place, set_aside) = (self.store.describe(), self.store.how_to_set_aside(name));
-            let commands = (&self.config.memory.commands, set_aside.as_str());
-            let finding = known::replaced(name, fingerprint, &place, statements, commands);
-            // Drives that know both: somebody has booted on another key of the name.
-            let mixed = statements.iter().any(|one| one.kind == known::Kind::Drives && one.known().len() > 1);
-            return Err(match mixed {
-                true => Cause::KeyMixed.seen(finding.seen),
-                false => finding,
-            });
+        let Verdict::Other(_) = known::judge(Asked::Key(fingerprint), statements) else { return Ok(None) };
+        let (drives, others): (Vec<_>, Vec<_>) =
+            statements.iter().cloned().partition(|one| one.kind == known::Kind::Drives);
+        let is_mixed = drives.iter().any(|one| one.knows(fingerprint) && one.known().len() > 1);
+        if is_mixed && known::judge(Asked::Key(fingerprint), &others) == Verdict::Same {
+            return Ok(Some(mixed(name, held, &drives)));
         }
-        Ok(())
+        let (place, set_aside) = (self.deps.store.describe(), self.deps.store.how_to_set_aside(name).await);
+        let commands = (&self.deps.memory.commands, &set_aside);
+        let finding = known::replaced(name, fingerprint, &place, statements, commands);
+        Err(match is_mixed {
+            true => Cause::KeyMixed.seen(finding.seen).fix(format!(
+                "find out which of the two keys has sealed more, and what (`keswarden evidence --all DRIVE…`), and keep both; once you know \
+                 that {fingerprint} is the right one, pin it, and the gate passes with a warning: `{}`, or KESWARDEN_PINS={name}={fingerprint}",
+                self.deps.memory.commands.of(&format!("key pin {name}"))
+            )),
+            false => finding,
+        })
     }
 
     /// Writes down what is about to be used. What cannot be written stops nobody, unless a pin is demanded.
@@ -126,7 +141,7 @@ impl Checks<'_> {
         if self.only_looks {
             return Vec::new();
         }
-        let memory = &self.config.memory;
+        let memory = &self.deps.memory;
         let mut failed = memory.witnesses.remember(name, &held.fingerprint, statements).await;
         if memory.mode() == Mode::Require && is_proven(statements, &held.fingerprint) {
             failed.extend(memory.pins.pin(name, &held.fingerprint).await.err());
@@ -159,6 +174,18 @@ fn drives_may_come(name: &Name, statements: &[Statement]) -> Option<Finding> {
         known::not_asked(statements).unwrap_or_default()
     );
     Some(Finding { seen, ..finding })
+}
+
+/// That somebody has booted on another key of the name: what that one sealed stays unreadable.
+fn mixed(name: &Name, held: &Held, drives: &[Statement]) -> Finding {
+    let words: Vec<_> = drives.iter().map(Statement::words).collect();
+    Cause::KeyMixed
+        .seen(format!(
+            "the key '{name}', fingerprint {}, is the one that is remembered, and opens not all of the data: {}",
+            held.fingerprint,
+            words.join("; ")
+        ))
+        .fix("find the key that sealed the rest, and keep both: `keswarden evidence --all DRIVE…` names the objects")
 }
 
 /// A key that is well, in words.

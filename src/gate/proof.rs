@@ -74,17 +74,17 @@ impl Checks<'_> {
     /// The drives, looked at once, since nothing writes to them while MinIO is held back; one that failed, or may not be mounted yet, is
     /// looked at again.
     pub(super) async fn samples(&self) -> Result<Option<Arc<Samples>>, Finding> {
-        if self.config.drives.is_empty() {
+        if self.settings.drives.is_empty() {
             return Ok(None);
         }
         let mut drives = self.drives.lock().await;
         if let Some((at, samples)) = &drives.seen
-            && (!samples.drives.iter().any(Drive::may_come) || self.clock.now() - *at < AGAIN)
+            && (!samples.drives.iter().any(Drive::may_come) || self.deps.clock.now() - *at < AGAIN)
         {
             return Ok(Some(samples.clone()));
         }
         let look = drives.under_way.get_or_insert_with(|| {
-            let (patterns, clock) = (self.config.drives.clone(), self.clock.clone());
+            let (patterns, clock) = (self.settings.drives.clone(), self.deps.clock.clone());
             tokio::task::spawn_blocking(move || {
                 let drives = evidence::expand(&patterns)?;
                 Ok(evidence::sample(&drives, &Limits::default(), &clock))
@@ -100,7 +100,7 @@ impl Checks<'_> {
         let samples = samples.map_err(|error| unreadable(format!("KESWARDEN_DRIVES: {error}")))?;
         self.are_readable(&samples)?;
         let samples = Arc::new(samples);
-        drives.seen = Some((self.clock.now(), samples.clone()));
+        drives.seen = Some((self.deps.clock.now(), samples.clone()));
         Ok(Some(samples))
     }
 
@@ -253,7 +253,8 @@ impl Checks<'_> {
 
     /// A key that is not demanded, that the drives name, and that the store does not have: the tenant starts all the same.
     fn tell_of_missing(&self, key: &str, records: u64) {
-        if self.config.keys.iter().any(|demanded| demanded.as_str() == key) {
+        self.deps.memory.named.note(key, records);
+        if self.settings.keys.iter().any(|demanded| demanded.as_str() == key) {
             return;
         }
         let missing = Cause::KeyMissing
@@ -272,7 +273,7 @@ impl Checks<'_> {
         };
         let says = if let Some(records) = samples.keys.get(name.as_str()) {
             let seen = records.seen;
-            Says::Known(vec![Known::Another(format!("{seen} objects that were sealed with it"))])
+            Says::WasInUse(format!("{seen} objects that were sealed with it"))
         } else if let Some(gap) = gap(&samples) {
             Says::CannotTell(unreadable(format!("{gap}: what is sealed with it may be there")))
         } else if let Some(unseen) = unseen(&samples) {
@@ -300,11 +301,11 @@ impl Checks<'_> {
     }
 
     fn without_drives(&self, name: &Name) -> String {
-        self.config.memory.commands.of(&format!("key create --first {name} --no-drives"))
+        self.deps.memory.commands.of(&format!("key create --first {name} --no-drives"))
     }
 
     fn drives_in_words(&self) -> String {
-        format!("the drives {}", self.config.drives.join(", "))
+        format!("the drives {}", self.settings.drives.join(", "))
     }
 }
 

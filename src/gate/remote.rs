@@ -56,11 +56,11 @@ impl Checks<'_> {
             says.extend(tried.says);
         }
         let is_new = samples.is_some_and(|samples| samples.is_new());
-        for name in &self.config.keys {
+        for name in &self.settings.keys {
             let may_trust = is_new || proven.iter().any(|key| key == name.as_str());
             self.canary_of(name, client, may_trust).await?;
         }
-        let names: Vec<_> = self.config.keys.iter().map(|name| format!("'{name}'")).collect();
+        let names: Vec<_> = self.settings.keys.iter().map(|name| format!("'{name}'")).collect();
         says.insert(0, format!("{} by KES alone, which gives no key away", names.join(", ")));
         Ok(says.join("; "))
     }
@@ -96,7 +96,7 @@ impl Checks<'_> {
 
     async fn canary_of(&self, name: &Name, client: &Client, may_trust: bool) -> Result<(), Finding> {
         let Some(canaries) =
-            self.config.canaries.as_deref().filter(|_| self.config.memory.mode() != pins::Mode::Off)
+            self.deps.canaries.as_deref().filter(|_| self.deps.memory.mode() != pins::Mode::Off)
         else {
             return self.without_canary(name);
         };
@@ -114,7 +114,7 @@ impl Checks<'_> {
         let finding = Cause::KeyUnpinned
             .seen(format!("the key '{name}' at KES has no canary: nobody would notice if it were another one at the next start"))
             .fix("set KESWARDEN_PIN_DIR, and KESWARDEN_DRIVES: once the tenant's data prove the key, its canary is made");
-        match self.config.memory.mode() {
+        match self.deps.memory.mode() {
             pins::Mode::Require => Err(finding),
             pins::Mode::Warn if self.is_news(&finding.seen) => {
                 tracing::warn!(cause = finding.cause.id(), "{finding}");
@@ -135,7 +135,7 @@ impl Checks<'_> {
             canary: VERSION,
             ciphertext: STANDARD.encode(ciphertext),
             sha256: secret::hex(&Sha256::digest(&*plaintext)),
-            made_at: jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default().to_string(),
+            made_at: jiff::Timestamp::try_from(self.deps.clock.wall()).unwrap_or_default().to_string(),
         };
         let text = Secret::new(serde_json::to_string(&canary).expect("a canary must encode"));
         match canaries.create(name, &text).await {

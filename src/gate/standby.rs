@@ -19,7 +19,7 @@ impl Checks<'_> {
         writer: &KeyringWriter,
         finding: Finding,
     ) -> (Result<String, Finding>, Option<Result<Well, Finding>>) {
-        let Some(copy) = self.config.copy.as_ref().filter(|_| finding.cause.allows_sealed_copy()) else {
+        let Some(copy) = self.deps.copy.as_ref().filter(|_| finding.cause.allows_sealed_copy()) else {
             return (Err(finding), None);
         };
         let opening = copy.clone();
@@ -47,22 +47,22 @@ impl Checks<'_> {
     async fn keys_of_copy(&self, writer: &KeyringWriter, opened: Opened) -> Result<Well, Finding> {
         let mut looked = Looked::new();
         for kept in opened.keys {
-            let verified = self.clock.boot().saturating_sub(kept.age);
+            let verified = self.deps.clock.boot().saturating_sub(kept.age);
             looked.insert(kept.name, Arc::new(writer.copied(kept.version, verified, kept.lost)));
         }
-        for name in &self.config.keys {
+        for name in &self.settings.keys {
             if !looked.contains_key(name) {
                 return Err(Cause::KeyMissing.seen(format!("the sealed copy has no key '{name}'")));
             }
         }
         let mut drives = self.tried(&self.samples().await, &looked);
         // The copy is no witness for itself.
-        let others = self.config.memory.witnesses.without(Kind::Copy);
+        let others = self.deps.memory.witnesses.without(Kind::Copy);
         let mut passed = Vec::new();
         for (name, held, mut statements) in asked(&others, looked).await {
             statements.extend(drives.statement(&name));
-            match self.is_no_other(&name, &held, &statements) {
-                Ok(()) => {}
+            match self.is_no_other(&name, &held, &statements).await {
+                Ok(note) => drives.notes.extend(note),
                 Err(finding) if self.is_demanded(&name) => return Err(finding),
                 Err(finding) => {
                     self.say(&finding, &format!("the key '{name}' of the sealed copy is not used"));
@@ -72,12 +72,12 @@ impl Checks<'_> {
             let is_known = known::judge(Asked::Key(&held.fingerprint), &statements) == Verdict::Same;
             if opened.is_ours || is_known {
                 passed.push((name, held));
-            } else if self.config.keys.contains(&name) {
+            } else if self.settings.keys.contains(&name) {
                 return Err(Cause::CopyUnusable
                     .seen(format!(
                         "the sealed copy is of {}, the key store here is {}, and nobody else knows its key '{name}'",
                         opened.origin,
-                        self.store.describe()
+                        self.deps.store.describe()
                     ))
                     .fix(
                         "give each key store a copy of its own: KESWARDEN_OFFLINE_DIR; if the key store has only moved, say so by a pin: \

@@ -4,10 +4,9 @@ use super::{Held, Reply, Request, Snapshot, State, mark};
 use crate::{
     cause::{Cause, Finding},
     clock::Clock,
-    crypto::key_version::KeyVersion,
+    crypto::usable::Usable,
     metrics::Registry,
     names::Name,
-    secret::Secret,
     store::{Error, KeyStore},
 };
 use prometheus::{GaugeVec, IntGaugeVec};
@@ -24,7 +23,7 @@ pub(super) struct Worker {
 pub(super) struct Metrics {
     verified: GaugeVec,
     mismatch: IntGaugeVec,
-    odd: IntGaugeVec,
+    overwritten: IntGaugeVec,
 }
 
 /// What a work item leads to.
@@ -41,11 +40,9 @@ pub struct Verified {
     pub name: Name,
     pub result: Result<(), Finding>,
     /// What a person must know of a key that is well.
-    pub oddity: Option<Finding>,
+    pub overwritten: Option<Finding>,
 }
 
-/// A standby may answer 404 for a key made a moment ago: ask again after this.
-const STALE: Duration = Duration::from_millis(150);
 /// A key that seems to be lost is looked at again after this, before that is believed.
 const CONFIRM: Duration = Duration::from_secs(1);
 /// One 404 proves nothing; so many in a row, over so long a time, while the store is well, mean that the key is gone.
@@ -62,21 +59,17 @@ impl Worker {
     /// Reads, parses and tries a key.
     pub(super) async fn load(&self, name: &Name) -> Result<Arc<Held>, Error> {
         let text = self.store.get(name).await?;
-        let held = parse(name, &text, &self.store.describe(), self.clock.boot()).map_err(Error::Failed)?;
+        let usable = Usable::read(name, &text, &format!("in {}", self.store.describe()));
+        let Usable { version, fingerprint } = usable.map_err(Error::Failed)?;
         self.metrics.verified.with_label_values(&[name.as_str()]).set(self.clock.unix_seconds());
         self.metrics.mismatch.with_label_values(&[name.as_str()]).set(0);
-        Ok(Arc::new(held))
+        let version = Arc::new(version);
+        Ok(Arc::new(Held { version, fingerprint, lost: false, verified: self.clock.boot(), absent: None }))
     }
 
-    /// As `load`, for a key that somebody asks for now. One "missing" is not believed: a standby may not have heard yet.
+    /// As `load`, for a key that a client asks for: the witnesses are asked before the key is used.
     pub(super) async fn find(&self, name: &Name) -> Result<Arc<Held>, Error> {
-        let held = match self.load(name).await {
-            Err(Error::Missing(_)) => {
-                tokio::time::sleep(STALE).await;
-                self.load(name).await?
-            }
-            result => result?,
-        };
+        let held = self.load(name).await?;
         self.store.vouch(name, &held.fingerprint).await.map_err(Error::Failed)?;
         Ok(held)
     }
@@ -160,12 +153,15 @@ impl Worker {
                 snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, &held, state));
             }
             self.count(&name, &result);
-            let oddity = match &result {
-                Ok(()) => self.store.oddity(&name).await.unwrap_or_default(),
+            let overwritten = match &result {
+                Ok(()) => self.store.overwritten(&name).await.unwrap_or_default(),
                 Err(_) => None,
             };
-            self.metrics.odd.with_label_values(&[name.as_str()]).set(i64::from(oddity.is_some()));
-            results.push(Verified { name, result, oddity });
+            self.metrics
+                .overwritten
+                .with_label_values(&[name.as_str()])
+                .set(i64::from(overwritten.is_some()));
+            results.push(Verified { name, result, overwritten });
         }
         results
     }
@@ -176,17 +172,11 @@ impl Worker {
         match self.compare(name, held).await {
             Ok(()) => return Ok(format!("the key '{name}' is in {place}: there is nothing to rescue")),
             Err(finding) if finding.cause == Cause::KeyMissing => {}
-            Err(finding) if finding.cause == Cause::KeyDestroyed => {
-                return Err(finding.fix(format!(
-                    "remove what is left of it, `bao kv metadata delete` of the key's path, and run `keswarden key rescue \
-                     {name}` again: then the key goes back as version 1"
-                )));
-            }
             Err(finding) if finding.cause.is_key_lost() => {
-                return Err(finding.fix(
-                    "find out what is stored there and keep it; then remove it (`bao kv metadata delete` on K/V v2), and \
-                     run the rescue again",
-                ));
+                let set_aside = self.store.how_to_set_aside(name).await.command;
+                return Err(finding.fix(format!(
+                    "set aside what is left under the name, {set_aside}, and run the rescue again"
+                )));
             }
             Err(finding) => return Err(finding),
         }
@@ -212,7 +202,7 @@ impl Worker {
             finding if finding.cause == Cause::KeyMissing => finding.fix(put_back(name)),
             finding => finding,
         })?;
-        let stored = parse(name, &text, &place, held.verified)?;
+        let stored = Usable::read(name, &text, &format!("in {place}"))?;
         if !stored.version.key.same(&held.version.key) {
             return Err(Cause::KeyReplaced.seen(format!(
                 "the key '{name}' in {place} is another one: its fingerprint is {}, was {}",
@@ -235,20 +225,6 @@ impl Worker {
             Err(_) => {}
         }
     }
-}
-
-/// Parses a stored key and tries it.
-fn parse(name: &Name, text: &Secret, place: &str, now: Duration) -> Result<Held, Finding> {
-    let version = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
-        Cause::KeyMalformed.seen(format!("the key '{name}' in {place} cannot be used: {error}"))
-    })?;
-    if !version.key.works() {
-        return Err(
-            Cause::KeyTestFailed.seen(format!("the key '{name}' in {place} does not open what it seals"))
-        );
-    }
-    let fingerprint = version.key.fingerprint();
-    Ok(Held { version: Arc::new(version), fingerprint, lost: false, verified: now, absent: None })
 }
 
 /// The key is gone, for sure: it was looked for often enough, for long enough.
@@ -278,7 +254,7 @@ impl Metrics {
                 "When the key was last fetched, compared and tried",
                 &["key"],
             ),
-            odd: registry.int_gauges(
+            overwritten: registry.int_gauges(
                 "keswarden_key_overwritten",
                 "1 when the store has later versions beside the one that counts, which is well",
                 &["key"],
@@ -295,6 +271,6 @@ impl Metrics {
     pub(super) fn forget(&self, name: &Name) {
         let _ = self.verified.remove_label_values(&[name.as_str()]);
         let _ = self.mismatch.remove_label_values(&[name.as_str()]);
-        let _ = self.odd.remove_label_values(&[name.as_str()]);
+        let _ = self.overwritten.remove_label_values(&[name.as_str()]);
     }
 }

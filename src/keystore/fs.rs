@@ -9,7 +9,7 @@ use crate::{
     known::shell_word,
     names::Name,
     secret::Secret,
-    store::{Error, History, KeyStore},
+    store::{Error, History, KeyStore, SetAside},
     tls::mint,
 };
 use async_trait::async_trait;
@@ -58,7 +58,8 @@ const TAIL: usize = 16;
 
 impl FsStore {
     pub fn new(dir: PathBuf) -> Self {
-        let dir = Dir { path: dir, on_demand: false };
+        // The words for a store tell two relative directories of one name apart.
+        let dir = Dir { path: std::path::absolute(&dir).unwrap_or(dir), on_demand: false };
         Self { dir, calls: Arc::new(Semaphore::new(CALLS)), swept: Arc::default() }
     }
 
@@ -107,7 +108,11 @@ impl Dir {
         let read = File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
         match read {
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound && (self.on_demand || self.path.is_dir()) => {
+            Err(error)
+                if error.kind() == ErrorKind::NotFound
+                    && files::is_absent(&path)
+                    && (self.on_demand || self.path.is_dir()) =>
+            {
                 return Err(Error::Missing(
                     Cause::KeyMissing.seen(format!("there is no key file {}", path.display())).fix(format!(
                         "mount the disk of {}, if it is on one of its own",
@@ -190,7 +195,8 @@ impl Dir {
     /// A name with a dot is none of a key.
     fn how_to_set_aside(&self, name: &Name) -> String {
         let file = self.path.join(name.as_str()).display().to_string();
-        format!("`mv -n {} {}`", shell_word(&file), shell_word(&format!("{file}.set-aside")))
+        let aside = shell_word(&format!("{file}.set-aside"));
+        format!("`mv {} {aside}.$(date +%s)`", shell_word(&file))
     }
 }
 
@@ -198,6 +204,10 @@ impl Dir {
 impl KeyStore for FsStore {
     fn describe(&self) -> String {
         format!("Filesystem: {}", self.dir.path.display())
+    }
+
+    fn unanswered(&self) -> Cause {
+        Cause::StoreUnavailable
     }
 
     async fn ready(&self) -> Result<(), Finding> {
@@ -279,8 +289,20 @@ impl KeyStore for FsStore {
         self.call("listing the keys", |dir| dir.list()).await.map_err(Error::finding)
     }
 
-    fn how_to_set_aside(&self, name: &Name) -> String {
-        self.dir.how_to_set_aside(name)
+    async fn vouch(&self, _: &Name, _: &str) -> Result<(), Finding> {
+        Ok(())
+    }
+
+    async fn put_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        self.create(name, text).await
+    }
+
+    async fn overwritten(&self, _: &Name) -> Result<Option<Finding>, Finding> {
+        Ok(None)
+    }
+
+    async fn how_to_set_aside(&self, name: &Name) -> SetAside {
+        SetAside { command: self.dir.how_to_set_aside(name), others: Vec::new() }
     }
 }
 

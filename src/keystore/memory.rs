@@ -4,7 +4,7 @@ use crate::{
     cause::{Cause, Finding},
     names::Name,
     secret::Secret,
-    store::{Error, History, KeyStore},
+    store::{Error, History, KeyStore, SetAside},
 };
 use async_trait::async_trait;
 use std::{
@@ -69,6 +69,10 @@ impl KeyStore for MemoryStore {
         "In Memory".to_owned()
     }
 
+    fn unanswered(&self) -> Cause {
+        Cause::StoreUnavailable
+    }
+
     async fn ready(&self) -> Result<(), Finding> {
         self.check()
     }
@@ -116,7 +120,19 @@ impl KeyStore for MemoryStore {
         Ok(lock(&self.keys).keys().cloned().collect())
     }
 
-    fn how_to_set_aside(&self, name: &Name) -> String {
-        format!("in memory, the key '{name}'")
+    async fn vouch(&self, _: &Name, _: &str) -> Result<(), Finding> {
+        Ok(())
+    }
+
+    async fn put_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        self.create(name, text).await
+    }
+
+    async fn overwritten(&self, _: &Name) -> Result<Option<Finding>, Finding> {
+        Ok(None)
+    }
+
+    async fn how_to_set_aside(&self, name: &Name) -> SetAside {
+        SetAside { command: format!("in memory, the key '{name}'"), others: Vec::new() }
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     cause::{Cause, Finding},
     names::Name,
     secret::Secret,
-    store::{Error, History, KeyStore},
+    store::{Error, History, KeyStore, SetAside},
 };
 use async_trait::async_trait;
 
@@ -20,6 +20,10 @@ pub fn unset() -> Finding {
 impl KeyStore for Nowhere {
     fn describe(&self) -> String {
         "no key store".to_owned()
+    }
+
+    fn unanswered(&self) -> Cause {
+        Cause::StoreUnset
     }
 
     async fn ready(&self) -> Result<(), Finding> {
@@ -50,7 +54,19 @@ impl KeyStore for Nowhere {
         Err(unset())
     }
 
-    fn how_to_set_aside(&self, name: &Name) -> String {
-        format!("in the key store of KES, the key '{name}'")
+    async fn vouch(&self, _: &Name, _: &str) -> Result<(), Finding> {
+        Err(unset())
+    }
+
+    async fn put_back(&self, _: &Name, _: &Secret) -> Result<(), Error> {
+        Err(Error::Failed(unset()))
+    }
+
+    async fn overwritten(&self, _: &Name) -> Result<Option<Finding>, Finding> {
+        Err(unset())
+    }
+
+    async fn how_to_set_aside(&self, name: &Name) -> SetAside {
+        SetAside { command: format!("in the key store of KES, the key '{name}'"), others: Vec::new() }
     }
 }

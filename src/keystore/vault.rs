@@ -5,6 +5,7 @@
 
 mod read;
 mod rights;
+mod set_aside;
 mod transit;
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     names::Name,
     retry::Backoff,
     secret::Secret,
-    store::{Error, History, KeyStore},
+    store::{Advice, Error, History, KeyStore, SetAside, Upkeep},
     vault::{
         Client,
         verdict::{self, Answer, Asked},
@@ -60,7 +61,9 @@ pub struct VaultStore {
     version: Mutex<Option<Version>>,
 }
 
-/// How often, and how long, a fresh key is looked for: a standby may answer stale (≤ 102 ms seen).
+/// Pause before a missing key is looked for again: a standby may answer stale (≤ 102 ms seen).
+const STALE: Duration = Duration::from_millis(150);
+/// How often, and at which distance, a fresh key is looked for.
 const READ_BACK_TRIES: u32 = 20;
 const READ_BACK_PAUSE: Duration = Duration::from_millis(100);
 /// How often a key is written in the place of one that was removed, before that is given up.
@@ -242,14 +245,25 @@ impl KeyStore for VaultStore {
         format!("Vault {}{space}, K/V {}", self.client.address(), self.path("", ""))
     }
 
+    fn unanswered(&self) -> Cause {
+        Cause::VaultUnreachableTimeout
+    }
+
     async fn ready(&self) -> Result<(), Finding> {
         self.client.unsealed().await?;
         self.client.logged_in().await?;
         self.mount().await
     }
 
+    /// One 404 proves nothing: a standby may not have heard of the key yet.
     async fn get(&self, name: &Name) -> Result<Secret, Error> {
-        let text = self.read(name).await?;
+        let text = match self.read(name).await {
+            Err(Error::Missing(_)) => {
+                tokio::time::sleep(STALE).await;
+                self.read(name).await?
+            }
+            result => result?,
+        };
         self.unwrap(name, text).await.map_err(Error::Failed)
     }
 
@@ -265,11 +279,20 @@ impl KeyStore for VaultStore {
         }
     }
 
-    async fn oddity(&self, name: &Name) -> Result<Option<Finding>, Finding> {
+    async fn overwritten(&self, name: &Name) -> Result<Option<Finding>, Finding> {
         match self.version().await? {
             Version::V1 => Ok(None),
             Version::V2 => self.later_versions(name).await,
         }
+    }
+
+    /// Vault has no other witness than its own history.
+    async fn vouch(&self, _: &Name, _: &str) -> Result<(), Finding> {
+        Ok(())
+    }
+
+    async fn put_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        self.create(name, text).await
     }
 
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
@@ -317,28 +340,6 @@ impl KeyStore for VaultStore {
                 )))),
             },
         }
-    }
-
-    async fn standing(&self) -> Vec<Finding> {
-        self.client.standing().await
-    }
-
-    async fn notes(&self, name: &Name) -> Result<Vec<Finding>, Finding> {
-        self.look_at_rights(name).await
-    }
-
-    async fn caveats(&self) -> Result<Vec<Finding>, Finding> {
-        if self.config.transit.is_none() {
-            return Ok(Vec::new());
-        }
-        let wrapped = self.wrapped(&Secret::new("keswarden".to_owned())).await?;
-        let version = wrapped.expose().split(':').nth(1).unwrap_or_default().to_owned();
-        Ok(match version.as_str() {
-            "v1" => Vec::new(),
-            version => vec![Cause::TransitRotated.seen(format!(
-                "the transit key was rotated: what is written now is wrapped as vault:{version}:, which no KES can read"
-            ))],
-        })
     }
 
     /// K/V v2: version 1 is soft-deleted, so that `bao kv undelete -versions=1` brings it back.
@@ -406,22 +407,39 @@ impl KeyStore for VaultStore {
         }
     }
 
-    /// What is stored is kept in a file first. On K/V v2 all versions go: version 1 is what counts.
-    fn how_to_set_aside(&self, name: &Name) -> String {
-        let Config { mount, prefix, .. } = &self.config;
-        let place = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
-        let space = self.client.namespace().map(|space| format!("-namespace={space} ")).unwrap_or_default();
-        let (version, delete) = match self.known_version() {
-            Some(Version::V1) => ("", "kv delete"),
-            _ => ("-version=1 ", "kv metadata delete"),
-        };
-        format!(
-            "`(umask 077; set -C; bao kv get {space}-mount={mount} {version}-field={name} {place} > {name}.set-aside && bao {delete} \
-             {space}-mount={mount} {place})`"
-        )
+    async fn how_to_set_aside(&self, name: &Name) -> SetAside {
+        self.set_aside(name).await
+    }
+}
+
+#[async_trait]
+impl Advice for VaultStore {
+    async fn on_login(&self) -> Vec<Finding> {
+        self.client.standing().await
     }
 
-    async fn keep(&self) {
+    async fn on_rights(&self, name: &Name) -> Result<Vec<Finding>, Finding> {
+        self.look_at_rights(name).await
+    }
+
+    async fn on_writing(&self) -> Result<Vec<Finding>, Finding> {
+        if self.config.transit.is_none() {
+            return Ok(Vec::new());
+        }
+        let wrapped = self.wrapped(&Secret::new("keswarden".to_owned())).await?;
+        let version = wrapped.expose().split(':').nth(1).unwrap_or_default().to_owned();
+        Ok(match version.as_str() {
+            "v1" => Vec::new(),
+            version => vec![Cause::TransitRotated.seen(format!(
+                "the transit key was rotated: what is written now is wrapped as vault:{version}:, which no KES can read"
+            ))],
+        })
+    }
+}
+
+#[async_trait]
+impl Upkeep for VaultStore {
+    async fn renew(&self) {
         self.client.keep().await;
     }
 }

@@ -39,8 +39,18 @@ struct Files {
     dir: PathBuf,
     /// The key store of this process, in words.
     store: String,
-    /// Entries of another tenant's are not looked at.
+    /// Entries of another store count for the same tenant only.
     tenant: String,
+    /// Entries of another store do not count at all, and nothing is written.
+    same_store: bool,
+}
+
+/// The entries of a name.
+#[derive(Default)]
+struct Found {
+    entries: Vec<(PathBuf, Entry)>,
+    /// Why the first of the files that could not be read could not.
+    unreadable: Option<Finding>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -72,7 +82,13 @@ const DIGITS: usize = 16;
 impl Ledger {
     /// Of the state directory `dir`, for the keys of `store`.
     pub fn new(dir: &Path, store: String, tenant: String, clock: Clock) -> Self {
-        let files = Files { dir: dir.join(FOLDER), store, tenant };
+        let files = Files { dir: dir.join(FOLDER), store, tenant, same_store: false };
+        Self { files, blocking: Blocking::default(), clock }
+    }
+
+    /// Of a state directory that another process writes to: only what it knows of this very store counts.
+    pub fn of_another(dir: &Path, store: String, clock: Clock) -> Self {
+        let files = Files { dir: dir.join(FOLDER), store, tenant: String::new(), same_store: true };
         Self { files, blocking: Blocking::default(), clock }
     }
 
@@ -100,15 +116,21 @@ impl Witness for Ledger {
         self.files.place()
     }
 
+    /// Another process's directory that knows nothing of this store is no witness.
     async fn says(&self, name: &Name) -> Option<Says> {
         let name = name.clone();
-        Some(match self.call(move |files| files.of(&name)).await {
-            Ok(entries) => self.files.says(entries),
-            Err(finding) => Says::CannotTell(finding),
-        })
+        match self.call(move |files| files.of(&name)).await {
+            Ok(found) if self.files.same_store && found.entries.is_empty() => None,
+            Ok(found) => Some(self.files.says(found)),
+            Err(_) if self.files.same_store => None,
+            Err(finding) => Some(Says::CannotTell(finding)),
+        }
     }
 
     async fn remember(&self, name: &Name, fingerprint: &str) -> Result<(), Finding> {
+        if self.files.same_store {
+            return Ok(());
+        }
         let (name, fingerprint, now) = (name.clone(), fingerprint.to_owned(), self.now());
         self.call(move |files| files.write(&name, &fingerprint, now)).await
     }
@@ -117,12 +139,12 @@ impl Witness for Ledger {
         let (name, was, is, now) = (name.clone(), was.to_owned(), is.map(str::to_owned), self.now());
         self.call(move |files| {
             match is {
-                Some(is) => {
+                Some(is) if !files.same_store => {
                     files.write(&name, &is, now)?;
                     // What another store knows of the name is its own: this one has an entry now that counts before it.
                     files.remove(&name, &was, |entry| entry.store == files.store)
                 }
-                None => files.remove(&name, &was, |_| true),
+                Some(_) | None => files.remove(&name, &was, |_| true),
             }
         })
         .await
@@ -144,14 +166,17 @@ impl Files {
         self.unusable(&format_args!("{}: {error}", path.display()))
     }
 
-    /// Every entry of a name, with its file. A folder that is not there yet has none.
-    fn of(&self, name: &Name) -> Result<Vec<(PathBuf, Entry)>, Finding> {
+    /// Every entry of a name that counts here, with its file, and why others of its files could not be read. A folder that is not there
+    /// yet has none. What this very store had counts whoever wrote it down; what another store had, for the same tenant only.
+    fn of(&self, name: &Name) -> Result<Found, Finding> {
         let listed = match fs::read_dir(&self.dir) {
             Ok(listed) => listed,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound && files::is_absent(&self.dir) => {
+                return Ok(Found::default());
+            }
             Err(error) => return Err(self.failed(&self.dir, &error)),
         };
-        let mut entries = Vec::new();
+        let mut all = Found::default();
         for found in listed {
             let path = found.map_err(|error| self.failed(&self.dir, &error))?.path();
             let is_its =
@@ -159,13 +184,19 @@ impl Files {
             if !is_its {
                 continue;
             }
-            let entry = self.read(&path)?;
-            if entry.name == name.as_str() && entry.tenant == self.tenant {
-                entries.push((path, entry));
+            match self.read(&path) {
+                Ok(entry) if entry.name != name.as_str() => {}
+                Ok(entry)
+                    if entry.store == self.store || (!self.same_store && entry.tenant == self.tenant) =>
+                {
+                    all.entries.push((path, entry));
+                }
+                Ok(_) => {}
+                Err(finding) => all.unreadable = all.unreadable.or(Some(finding)),
             }
         }
-        entries.sort_by_key(|(_, entry)| entry.first_seen);
-        Ok(entries)
+        all.entries.sort_by_key(|(_, entry)| entry.first_seen);
+        Ok(all)
     }
 
     fn read(&self, path: &Path) -> Result<Entry, Finding> {
@@ -184,20 +215,31 @@ impl Files {
             let newer = format!("{} is of version {newer}, and this program knows {VERSION}", path.display());
             return Err(self.unusable(&newer).fix("run the version that wrote it, or a later one"));
         }
-        serde_json::from_slice(&text).map_err(|_| none())
+        let entry: Entry = serde_json::from_slice(&text).map_err(|_| none())?;
+        // The name of a file is a digest of what the entry says: a flipped bit is not believed.
+        match path.file_name() == Some(file_of(&entry).as_ref()) {
+            true => Ok(entry),
+            false => {
+                Err(self
+                    .unusable(&format_args!("{} is not what was written: it has changed", path.display())))
+            }
+        }
     }
 
     /// What this store had; where it never had any, what another store of the same tenant had under the name.
-    fn says(&self, entries: Vec<(PathBuf, Entry)>) -> Says {
+    fn says(&self, Found { entries, unreadable }: Found) -> Says {
         if entries.is_empty() {
-            return Says::New;
+            return unreadable.map_or(Says::New, Says::CannotTell);
         }
+        let also = unreadable
+            .map(|finding| format!("; not all could be read: {}", finding.seen))
+            .unwrap_or_default();
         let of_ours = entries.iter().any(|(_, entry)| entry.store == self.store);
         let entries = entries.into_iter().filter(|(_, entry)| !of_ours || entry.store == self.store);
         let known = entries.map(|(_, entry)| {
             let Entry { fingerprint, store, first_seen, last_seen, .. } = entry;
             let day = |at: Timestamp| at.strftime("%F").to_string();
-            let mut more = format!("first seen {}, last {}", day(first_seen), day(last_seen));
+            let mut more = format!("first seen {}, last {}{also}", day(first_seen), day(last_seen));
             if !of_ours {
                 more = format!("{more}, in {store}; two tenants of one state directory are told apart by KESWARDEN_TENANT");
             }
@@ -206,27 +248,23 @@ impl Files {
         Says::Known(known.collect())
     }
 
-    fn path(&self, name: &Name, fingerprint: &str) -> PathBuf {
-        let digest = Sha256::digest([fingerprint, &self.store, &self.tenant].join("\0"));
-        self.dir.join(format!("{name}.{}", &secret::hex(&digest)[..DIGITS]))
-    }
-
     fn write(&self, name: &Name, fingerprint: &str, now: Timestamp) -> Result<(), Finding> {
-        let path = self.path(name, fingerprint);
-        let former = self.read(&path).ok();
-        let first_seen = former.as_ref().map_or(now, |entry| entry.first_seen);
-        if former.is_some_and(|entry| now.as_second() - entry.last_seen.as_second() < REFRESH) {
-            return Ok(());
-        }
-        let entry = Entry {
+        let mut entry = Entry {
             known_key: VERSION,
             name: name.to_string(),
             fingerprint: fingerprint.to_owned(),
             store: self.store.clone(),
             tenant: self.tenant.clone(),
-            first_seen,
+            first_seen: now,
             last_seen: now,
         };
+        let path = self.dir.join(file_of(&entry));
+        if let Ok(former) = self.read(&path) {
+            if now.as_second() - former.last_seen.as_second() < REFRESH {
+                return Ok(());
+            }
+            entry.first_seen = former.first_seen;
+        }
         let text = serde_json::to_string(&entry).expect("an entry must encode");
         self.put(&path, text.as_bytes()).map_err(|error| self.failed(&path, &error))
     }
@@ -250,13 +288,19 @@ impl Files {
     }
 
     fn remove(&self, name: &Name, fingerprint: &str, which: impl Fn(&Entry) -> bool) -> Result<(), Finding> {
-        for (path, entry) in self.of(name)? {
+        for (path, entry) in self.of(name)?.entries {
             if is_same(&entry.fingerprint, fingerprint) && which(&entry) {
                 fs::remove_file(&path).map_err(|error| self.failed(&path, &error))?;
             }
         }
         Ok(())
     }
+}
+
+/// The file of an entry.
+fn file_of(Entry { name, fingerprint, store, tenant, .. }: &Entry) -> String {
+    let digest = Sha256::digest([fingerprint.as_str(), store, tenant].join("\0"));
+    format!("{name}.{}", &secret::hex(&digest)[..DIGITS])
 }
 
 /// Whether a file is an entry of a name. A name has no dot.

@@ -150,7 +150,7 @@ fn a_replaced_key_is_told_of_with_both_fingerprints_where_each_is_known_from_and
         copy,
         Statement::new(Kind::Pin, "the pins in /pins", silent()),
     ];
-    let found = replaced(&name(), A, "a store", &statements, (&Commands::default(), "`mv a b`"));
+    let found = replaced(&name(), A, "a store", &statements, (&Commands::default(), &aside()));
     assert_eq!(found.cause, Cause::KeyReplaced);
     for part in [
         A,
@@ -175,7 +175,7 @@ fn a_mistaken_witness_has_a_way_out() {
     let mut copy = Statement::new(Kind::Copy, "the sealed copy", fingerprint(A));
     copy.gives_back = Some("GIVE BACK".to_owned());
     let pin = Statement::new(Kind::Pin, "the pins", fingerprint(B));
-    let found = replaced(&name(), A, "a store", &[copy, pin.clone()], (&Commands::default(), "`mv a b`"));
+    let found = replaced(&name(), A, "a store", &[copy, pin.clone()], (&Commands::default(), &aside()));
     assert!(!found.fix.contains("GIVE BACK"), "it would give back the key that is there: {}", found.fix);
     assert!(found.fix.contains("key forget my-key --was bbbb-2222 --is aaaa-1111 --yes"), "{}", found.fix);
     let found = taken(&name(), A, &[&pin], &Commands::default());
@@ -203,11 +203,12 @@ fn a_missing_key_is_told_of_with_the_ways_back_in_their_order() {
     };
     let commands = Commands { config: Some("/etc/kes/a b.yaml".into()) };
     let both = [gives(Kind::Copy, "COPY"), gives(Kind::Agent, "AGENT")];
-    let told = missing(&name(), deleted(), &both, &commands);
+    let told = missing(&name(), deleted(), &both, &commands, None);
     order(&told.fix, &["AGENT", "COPY", "bao kv undelete", "key restore", "bring the former key store back"]);
     assert!(!told.fix.contains("create"), "{}", told.fix);
     assert!(told.seen.contains(A), "{}", told.seen);
-    let told = missing(&name(), from_store(), &[Statement::new(Kind::Ledger, "it", Says::New)], &commands);
+    let told =
+        missing(&name(), from_store(), &[Statement::new(Kind::Ledger, "it", Says::New)], &commands, None);
     order(
         &told.fix,
         &[
@@ -216,6 +217,34 @@ fn a_missing_key_is_told_of_with_the_ways_back_in_their_order() {
             "`keswarden key create --first my-key --config '/etc/kes/a b.yaml'`",
         ],
     );
-    let told = missing(&name(), from_store(), &[Statement::new(Kind::Pin, "it", silent())], &commands);
+    let told = missing(&name(), from_store(), &[Statement::new(Kind::Pin, "it", silent())], &commands, None);
     order(&told.fix, &["could not be asked", "key restore", "key create --first"]);
+}
+
+/// What a store prints for a key that is in the way.
+fn aside() -> SetAside {
+    SetAside { command: "`mv a b`".to_owned(), others: Vec::new() }
+}
+
+/// What is left of a lost key goes out of the way first; a later version that is the missed key is the first way back.
+#[test]
+fn a_lost_key_is_set_aside_before_it_comes_back() {
+    let destroyed = Cause::KeyDestroyed.seen("it was destroyed");
+    let known = [Statement::new(Kind::Ledger, "it", fingerprint(A))];
+    let put_back = "put version 2 back".to_owned();
+    let others = vec![SetAsideKey { fingerprint: A.to_owned(), put_back }];
+    let told =
+        missing(&name(), destroyed, &known, &Commands::default(), Some(&SetAside { others, ..aside() }));
+    let at = |part: &str| told.fix.find(part).unwrap_or_else(|| panic!("{part}: {}", told.fix));
+    assert!(at("`mv a b`") < at("put version 2 back") && at("put version 2 back") < at("key restore"));
+}
+
+/// A trace of a key makes a name no new one, and says nothing against the key at hand.
+#[test]
+fn a_name_that_was_in_use_gets_no_other_key_and_keeps_its_own() {
+    let was = [Statement::new(Kind::Drives, "drives", Says::WasInUse("seven files".to_owned()))];
+    assert_eq!(judge(Asked::Key(A), &was), Verdict::First);
+    for on_request in [true, false] {
+        assert!(matches!(judge(Asked::Creation { on_request }, &was), Verdict::Other(_)));
+    }
 }

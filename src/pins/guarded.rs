@@ -4,11 +4,11 @@
 use super::{Mode, Pins};
 use crate::{
     cause::{Cause, Finding},
-    crypto::key_version::KeyVersion,
+    crypto::usable::Usable,
     known::{self, Asked, Commands, Statement, Verdict, Witnesses, judge},
     names::Name,
     secret::Secret,
-    store::{Error, History, KeyStore},
+    store::{Error, History, KeyStore, SetAside},
 };
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -30,10 +30,7 @@ impl Guarded {
 
     /// Whether these bytes may be stored under the name: what the witnesses say of their fingerprint.
     async fn may_be_stored(&self, name: &Name, text: &Secret) -> Result<(String, Vec<Statement>), Finding> {
-        let key = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
-            Cause::KeyMalformed.seen(format!("what was to be stored as '{name}' is no key: {error}"))
-        })?;
-        let fingerprint = key.key.fingerprint();
+        let Usable { fingerprint, .. } = Usable::read(name, text, "that is to be stored")?;
         let statements = self.witnesses.ask(name).await;
         match judge(Asked::Key(&fingerprint), &statements) {
             Verdict::Other(others) => Err(known::taken(name, &fingerprint, &others, &self.commands)),
@@ -71,6 +68,10 @@ impl KeyStore for Guarded {
         self.store.describe()
     }
 
+    fn unanswered(&self) -> Cause {
+        self.store.unanswered()
+    }
+
     async fn ready(&self) -> Result<(), Finding> {
         self.store.ready().await
     }
@@ -91,9 +92,26 @@ impl KeyStore for Guarded {
             Err(_) if self.store.get(name).await.is_ok() => return Err(Error::Exists),
             Err(finding) => return Err(Error::Failed(finding)),
         };
-        if let Verdict::Unsure(silent) = judge(Asked::Creation { on_request: true }, &statements) {
-            let absent = Cause::MemoryUnusable.seen(format!("the key '{name}' was to be made"));
-            return Err(Error::Failed(known::unsure(name, absent, &silent, &self.commands)));
+        // An import may bring the very key back that is known.
+        if judge(Asked::Key(&fingerprint), &statements) != Verdict::Same {
+            let absent = |cause: Cause| cause.seen(format!("the key '{name}' was to be made"));
+            match judge(Asked::Creation { on_request: true }, &statements) {
+                Verdict::Unsure(silent) => {
+                    let absent = absent(Cause::MemoryUnusable);
+                    return Err(Error::Failed(known::unsure(name, absent, &silent, &self.commands)));
+                }
+                Verdict::Other(_) => {
+                    let absent = absent(Cause::KeyMissing);
+                    return Err(Error::Failed(known::missing(
+                        name,
+                        absent,
+                        &statements,
+                        &self.commands,
+                        None,
+                    )));
+                }
+                Verdict::Same | Verdict::First => {}
+            }
         }
         self.store_and_remember(name, text, (&fingerprint, &statements)).await
     }
@@ -111,7 +129,7 @@ impl KeyStore for Guarded {
     async fn vouch(&self, name: &Name, fingerprint: &str) -> Result<(), Finding> {
         let statements = self.witnesses.ask(name).await;
         if let Verdict::Other(_) = judge(Asked::Key(fingerprint), &statements) {
-            let (place, set_aside) = (self.store.describe(), self.store.how_to_set_aside(name));
+            let (place, set_aside) = (self.store.describe(), self.store.how_to_set_aside(name).await);
             return Err(known::replaced(
                 name,
                 fingerprint,
@@ -127,20 +145,8 @@ impl KeyStore for Guarded {
         Ok(())
     }
 
-    async fn oddity(&self, name: &Name) -> Result<Option<Finding>, Finding> {
-        self.store.oddity(name).await
-    }
-
-    async fn standing(&self) -> Vec<Finding> {
-        self.store.standing().await
-    }
-
-    async fn notes(&self, name: &Name) -> Result<Vec<Finding>, Finding> {
-        self.store.notes(name).await
-    }
-
-    async fn caveats(&self) -> Result<Vec<Finding>, Finding> {
-        self.store.caveats().await
+    async fn overwritten(&self, name: &Name) -> Result<Option<Finding>, Finding> {
+        self.store.overwritten(name).await
     }
 
     async fn delete(&self, name: &Name) -> Result<(), Error> {
@@ -151,11 +157,7 @@ impl KeyStore for Guarded {
         self.store.list().await
     }
 
-    fn how_to_set_aside(&self, name: &Name) -> String {
-        self.store.how_to_set_aside(name)
-    }
-
-    async fn keep(&self) {
-        self.store.keep().await;
+    async fn how_to_set_aside(&self, name: &Name) -> SetAside {
+        self.store.how_to_set_aside(name).await
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(super) struct Call {
     method: RequestMethod,
     path: String,
-    query: Option<&'static str>,
+    query: Option<String>,
     body: Option<Vec<u8>>,
 }
 
@@ -40,8 +40,8 @@ impl Call {
         Self { method: RequestMethod::POST, body: Some(body), ..Self::get(path) }
     }
 
-    pub(super) fn query(self, query: Option<&'static str>) -> Self {
-        Self { query, ..self }
+    pub(super) fn query(self, query: Option<&str>) -> Self {
+        Self { query: query.map(str::to_owned), ..self }
     }
 }
 
@@ -59,7 +59,7 @@ impl Endpoint for Call {
     }
 
     fn query(&self) -> Result<Option<String>, ClientError> {
-        Ok(self.query.map(str::to_owned))
+        Ok(self.query.clone())
     }
 
     fn body(&self) -> Result<Option<Vec<u8>>, ClientError> {

@@ -14,7 +14,7 @@ use keswarden::{
     metrics::Registry,
     names::Name,
     secret::Secret,
-    store::{Error, History, KeyStore},
+    store::{Error, History, KeyStore, SetAside},
 };
 use proptest::prelude::*;
 use std::{
@@ -69,6 +69,10 @@ impl KeyStore for Scripted {
         "a script".to_owned()
     }
 
+    fn unanswered(&self) -> Cause {
+        Cause::StoreUnavailable
+    }
+
     async fn ready(&self) -> Result<(), Finding> {
         panic!("nobody asks whether it is ready")
     }
@@ -111,8 +115,20 @@ impl KeyStore for Scripted {
         panic!("nobody lists keys")
     }
 
-    fn how_to_set_aside(&self, _: &Name) -> String {
-        String::new()
+    async fn vouch(&self, _: &Name, _: &str) -> Result<(), Finding> {
+        Ok(())
+    }
+
+    async fn put_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+        self.create(name, text).await
+    }
+
+    async fn overwritten(&self, _: &Name) -> Result<Option<Finding>, Finding> {
+        Ok(None)
+    }
+
+    async fn how_to_set_aside(&self, _: &Name) -> SetAside {
+        SetAside::default()
     }
 }
 

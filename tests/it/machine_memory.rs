@@ -187,20 +187,25 @@ impl World {
         let scripts = self.scripts.iter().map(|script| script.clone() as Arc<dyn Witness>);
         let witnesses = Witnesses::new(scripts.chain([Arc::new(ledger) as Arc<dyn Witness>]).collect());
         let guarded = Guarded::new(self.store.clone(), witnesses.clone(), Pins::off(), Commands::default());
-        let config = gate::Config {
+        let settings = gate::Settings {
             keys: vec![Name::parse(KEY).unwrap()],
             create,
-            memory: gate::Memory { witnesses, ..gate::Memory::default() },
             drives: Vec::new(),
             kes_alone: false,
-            canaries: None,
-            copy: None,
             exit_on_lost: false,
             maker: "a script".to_owned(),
             deadline: None,
-            kes: Arc::new(|| Ok(None)),
         };
-        let passed = gate::attempt(&config, Arc::new(guarded), &Registry::new(), clock).await;
+        let deps = gate::Deps {
+            store: Arc::new(guarded),
+            memory: gate::Memory { witnesses, ..gate::Memory::default() },
+            canaries: None,
+            copy: None,
+            kes: Arc::new(|| Ok(None)),
+            registry: Registry::new(),
+            clock,
+        };
+        let passed = gate::attempt(&settings, &deps).await;
         let after = self.store.text(KEY);
         match (passed, expected) {
             (Err(finding), Err(causes)) if causes.contains(&finding.cause) => {

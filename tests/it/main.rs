@@ -50,6 +50,7 @@ mod replay;
 mod run_dir;
 mod server;
 mod settings;
+mod silenced;
 mod table;
 mod vault_faults;
 mod wrong_key;

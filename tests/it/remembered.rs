@@ -95,13 +95,13 @@ impl Way {
 }
 
 /// The key of every tenant, and a drive that a MinIO has used with it: its first start, and nothing else.
-struct Written {
-    key: String,
-    drive: PathBuf,
+pub(crate) struct Written {
+    pub(crate) key: String,
+    pub(crate) drive: PathBuf,
     _dir: TempDir,
 }
 
-static WRITTEN: LazyLock<Written> = LazyLock::new(|| {
+pub(crate) static WRITTEN: LazyLock<Written> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     let (keys, key) = (dir.path().join("keys"), key_text());
     fs::create_dir(&keys).unwrap();
@@ -121,7 +121,7 @@ static WRITTEN: LazyLock<Written> = LazyLock::new(|| {
     Written { key, drive, _dir: dir }
 });
 
-fn fingerprint(text: &str) -> String {
+pub(crate) fn fingerprint(text: &str) -> String {
     KeyVersion::parse(text.as_bytes()).unwrap().key.fingerprint()
 }
 
@@ -538,14 +538,14 @@ fn the_last_of_a_key_in_a_sealed_copy_comes_back_by_what_is_printed() {
     }
 }
 
-fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+pub(crate) fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     let start = text.find(from).unwrap_or_else(|| panic!("{from}: {text}")) + from.len();
     let rest = &text[start..];
     &rest[..rest.find(to).unwrap_or_else(|| panic!("{to}: {rest}"))]
 }
 
 /// Types a printed command as a person would who has the agent's settings, and Vault's.
-fn paste(agent: &Agent, bao: &Bao, command: &str, dir: &Path) {
+pub(crate) fn paste(agent: &Agent, bao: &Bao, command: &str, dir: &Path) {
     println!("$ {command}");
     let output = agent.shell(
         command,
@@ -704,10 +704,14 @@ fn two_stores_share_a_state_directory() {
     assert!(finding.seen.contains("KESWARDEN_TENANT"), "{finding}");
     // A tenant of its own needs nothing else.
     tenant.gate("elsewhere", &[("KESWARDEN_TENANT", "second")]).unwrap();
-    let (was, is) = (fingerprint(&WRITTEN.key), fingerprint(&other));
-    let forgotten = block_on(app::forget(tenant.settings("elsewhere", &[]), &was, Some(&is))).unwrap();
-    forgotten.into_iter().for_each(|(at, result)| result.unwrap_or_else(|finding| panic!("{at}: {finding}")));
+    // What a store had counts for the store, whatever the tenant is called.
     tenant.init("elsewhere").unwrap();
+    tenant.put("third", &other);
+    assert_eq!(tenant.init("third").unwrap_err().cause, Cause::KeyReplaced);
+    let (was, is) = (fingerprint(&WRITTEN.key), fingerprint(&other));
+    let forgotten = block_on(app::forget(tenant.settings("third", &[]), &was, Some(&is))).unwrap();
+    forgotten.into_iter().for_each(|(at, result)| result.unwrap_or_else(|finding| panic!("{at}: {finding}")));
+    tenant.init("third").unwrap();
     tenant.init("").unwrap();
     tenant.loses(Way::Replaced, &other);
     assert_eq!(tenant.init("").unwrap_err().cause, Cause::KeyReplaced, "the first one's memory is whole");

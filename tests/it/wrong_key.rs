@@ -148,7 +148,7 @@ fn under_attack(version: u8) {
         tenant.opens_what_it_sealed();
         let seal = tenant.client().call("POST", "/v1/key/generate/my-key", Some("{}"));
         assert_eq!((seal.status, seal.body.as_str()), (502, "{\"message\":\"failed to read key\"\n}"));
-        tenant.rescue(69, "find out what is stored there and keep it");
+        tenant.rescue(69, "set aside what is left under the name");
         assert_eq!(tenant.stored().as_deref(), Some(another.as_str()), "nothing is written over");
         tenant.starts_anew_and_waits("key_replaced");
         tenant.delete();

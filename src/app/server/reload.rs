@@ -5,7 +5,7 @@ use super::{
     super::Base,
     OpenStore, RELOAD_FAILED,
     files::{Loaded, Watched},
-    gate_config, open, state_of,
+    gate_settings, open, state_of,
 };
 use crate::{
     blocking::Blocking,
@@ -17,7 +17,6 @@ use crate::{
     keyring::{Keyring, KeyringWriter},
     names::Name,
     shutdown::{Drain, Ended, Hangups},
-    store::KeyStore,
     telemetry,
 };
 use prometheus::{IntCounterVec, IntGauge};
@@ -90,12 +89,11 @@ enum Unchanged {
 /// A key store at work: answers the keyring, and keeps its login.
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-fn at_work(store: Arc<dyn KeyStore>, writer: KeyringWriter) -> Work {
+fn at_work(opened: OpenStore, writer: KeyringWriter) -> Work {
     Box::pin(async move {
-        let kept = store.keep();
         tokio::select! {
             () = writer.run() => {}
-            () = kept => {}
+            () = opened.renew() => {}
         }
     })
 }
@@ -141,7 +139,7 @@ impl Configuration {
         mut hangups: Hangups,
         mut drain: Drain,
     ) -> Ended {
-        let mut work = at_work(self.opened.store.clone(), writer);
+        let mut work = at_work(self.opened.clone(), writer);
         let mut retired: JoinSet<()> = JoinSet::new();
         loop {
             // The store in use goes on working while a new one is tried, and so do the looks at the files.
@@ -234,9 +232,8 @@ impl Configuration {
             true => self.tried(&config, store_content).await?,
             false => self.opened.clone(),
         };
-        let (gate, store) = (gate_config(&config, None, &opened), opened.store.clone());
-        let clock = self.base.clock.clone();
-        let (keyring, writer) = gate::attempt(&gate, store.clone(), &self.base.registry, clock).await?;
+        let (gate, store) = (gate_settings(&config, None), opened.store.clone());
+        let (keyring, writer) = gate::attempt(&gate, &opened.gate_deps(&self.base)).await?;
         if moved {
             let in_use = self.publish.keyrings.borrow().clone();
             is_the_same(&in_use, &writer, &store.describe()).await?;
@@ -247,6 +244,7 @@ impl Configuration {
             return Ok(None);
         }
         // The verifier goes on with the copy that it has: of another store from now on, which has every key of the former.
+        let work = at_work(opened.clone(), writer);
         let former = std::mem::replace(&mut self.opened, opened);
         if let Some(copy) = former.copy {
             copy.moves_to(store.describe());
@@ -254,7 +252,7 @@ impl Configuration {
         }
         self.store_content = store_content;
         self.trial = None;
-        Ok(Some((keyring, at_work(store, writer))))
+        Ok(Some((keyring, work)))
     }
 
     /// The key store that is wanted: the one that was tried before, with its login, while that file stays.

@@ -28,7 +28,13 @@ impl VaultStore {
     }
 
     /// The text in the field that has the key's own name.
-    fn field(&self, version: Version, name: &Name, path: &str, answer: &Answer) -> Result<Secret, Finding> {
+    pub(super) fn field(
+        &self,
+        version: Version,
+        name: &Name,
+        path: &str,
+        answer: &Answer,
+    ) -> Result<Secret, Finding> {
         let malformed = |what: &str| {
             Cause::KeyMalformed
                 .seen(format!("the secret at {path} in Vault {} {what}", self.client.address()))
@@ -106,8 +112,7 @@ impl VaultStore {
         match history {
             true => Error::Failed(
                 Cause::KeyDestroyed
-                    .seen(format!("the key at {place} in Vault {address} has a history, but its version 1 is gone"))
-                    .fix("restore version 1's value from a backup: later versions are not what KES or keswarden read; raise max_versions on the mount"),
+                    .seen(format!("the key at {place} in Vault {address} has a history, but its version 1 is gone: later versions are not what KES or keswarden read")),
             ),
             false => Error::Missing(
                 Cause::KeyMissing.seen(format!("there is no key at {place} in Vault {address}")),
