@@ -1,5 +1,13 @@
 //! The gate in process: what it waits for, what it says, what it never does.
 
+mod events;
+mod journey;
+mod machine_memory;
+mod offline;
+mod pins;
+mod remembered;
+mod run_dir;
+
 use crate::harness::{App, KEY, environment, eventually, key_text};
 use keswarden::{cause::Cause, keystore::memory::MemoryStore};
 use std::{

@@ -1,5 +1,12 @@
 //! `keswarden server`: KES's own file, its reload, its log streams, and what it says when the file is wrong.
 
+pub mod attack;
+mod drain;
+pub mod drop_in;
+mod logs;
+mod own_create;
+mod reload;
+
 use crate::{
     harness::{KEY, block_on, eventually, health, inputs, key_text},
     kes_server::{Kes, now},

@@ -1,10 +1,10 @@
 //! Keys in a directory: what a disk that is not mounted looks like, and what a crash leaves behind.
 
 use crate::{
-    attack::Server,
     harness::{KEY, eventually, key_text},
     kes_server::Kes,
     peers::{Agent, SOON, succeeded},
+    server::attack::Server,
 };
 use std::fs;
 

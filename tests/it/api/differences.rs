@@ -1,10 +1,10 @@
 //! The rows of docs/differences.md that no other test holds: where we answer otherwise than KES, on purpose.
 
 use crate::{
-    attack::Server,
     harness::{KEY, base64, block_on, eventually, key_text},
     kes_server::Kes,
     peers::{Bao, policy},
+    server::attack::Server,
 };
 use keswarden::{cause::Cause, keystore::memory::MemoryStore};
 use std::{path::Path, sync::Arc};

@@ -3,10 +3,10 @@
 
 use super::{names_its_cause, put_key};
 use crate::{
-    drop_in::{Server, Store, server_config, vault},
     harness::{Client, KEY, key_text, metric},
     kes_server::now,
     peers::{Agent, Process, Proxy, SOON, Var, Wire, eventually, free_port},
+    server::drop_in::{Server, Store, server_config, vault},
 };
 use keswarden::{
     identity::ApiKey,

@@ -5,7 +5,12 @@ use keswarden::{
     config::{self, vars::VARS},
     exit,
 };
-use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::Path, process::Command};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn problems(more: &[(&str, &str)]) -> String {
     config::load(inputs(Path::new("/nonexistent"), more))
@@ -173,15 +178,34 @@ fn the_readme_s_tables_are_the_code_s() {
     }
 }
 
+/// The files of the tests below a folder.
+fn test_files(folder: &Path) -> Vec<PathBuf> {
+    let below = |path: PathBuf| if path.is_dir() { test_files(&path) } else { vec![path] };
+    std::fs::read_dir(folder).unwrap().flat_map(|entry| below(entry.unwrap().path())).collect()
+}
+
+/// Whether the file is the module of this name, or one inside the module.
+fn is_of_module(file: &Path, module: &str) -> bool {
+    let inside = |path: String| format!("/{path}/").contains(&format!("/{}/", module.replace("::", "/")));
+    inside(file.with_extension("").display().to_string())
+}
+
 #[test]
 fn every_test_that_the_table_of_differences_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let table = std::fs::read_to_string(root.join("docs/differences.md")).unwrap();
+    let tests = root.join("tests/it");
+    let files: Vec<_> = test_files(&tests)
+        .into_iter()
+        .map(|file| (file.strip_prefix(&tests).unwrap().to_owned(), std::fs::read_to_string(&file).unwrap()))
+        .collect();
     let mut seen = 0;
     for quoted in table.split('`').skip(1).step_by(2) {
-        let Some((module, test)) = quoted.split_once("::") else { continue };
-        let file = std::fs::read_to_string(root.join(format!("tests/it/{module}.rs")));
-        assert!(file.is_ok_and(|file| file.contains(&format!("fn {test}()"))), "there is no test {quoted}");
+        let Some((module, test)) = quoted.rsplit_once("::") else { continue };
+        let is_there = files
+            .iter()
+            .any(|(file, text)| is_of_module(file, module) && text.contains(&format!("fn {test}()")));
+        assert!(is_there, "there is no test {quoted}");
         seen += 1;
     }
     assert!(seen > 25, "only {seen} tests are named");

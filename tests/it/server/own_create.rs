@@ -2,9 +2,9 @@
 //! `keswarden server` of its own, on real OpenBao; nothing is set but KES's own file.
 
 use crate::{
-    drop_in::{Server, Store, make_certificate, server_config, vault},
     harness::key_text,
     peers::{Bao, Minio, SOON},
+    server::drop_in::{Server, Store, make_certificate, server_config, vault},
 };
 use keswarden::identity::ApiKey;
 use std::fs;

@@ -3,7 +3,7 @@
 
 use crate::{
     harness::closed_port,
-    vault_faults::{LEADER, LOGIN, MOUNT, UNSEALED, UNSET, Vault, init, says},
+    vault::answers::{LEADER, LOGIN, MOUNT, UNSEALED, UNSET, Vault, init, says},
 };
 use std::{net::TcpListener, sync::atomic::Ordering, time::Instant};
 

@@ -91,7 +91,7 @@ fn serving(recording: &Value) -> Kes {
 
 fn replay(http1: bool) {
     let recording: Value =
-        serde_json::from_str(include_str!("../vectors/kes-transcript.json")).expect("must be JSON");
+        serde_json::from_str(include_str!("../../vectors/kes-transcript.json")).expect("must be JSON");
     let kes = serving(&recording);
     let clients = clients(&kes, http1);
     let mut wrong = Vec::new();

@@ -1,6 +1,6 @@
 //! The seeds of `fuzz/`, and mutations of them: what the fuzz targets hold, on every run of the tests.
 
-#[path = "../../fuzz/checks.rs"]
+#[path = "../../../fuzz/checks.rs"]
 mod checks;
 
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! The end, and a beginning that fails: who asked is answered, who comes is refused, and nobody else holds it up.
 
 use crate::{
-    attack::{DATA, HEADERS, ask, http2, raw, rest, serving, still_serves, until_frame},
     harness::{App, KEY, eventually, key_text},
+    server::attack::{DATA, HEADERS, ask, http2, raw, rest, serving, still_serves, until_frame},
 };
 use keswarden::{exit, keystore::memory::MemoryStore};
 use std::{

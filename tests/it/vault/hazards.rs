@@ -1,10 +1,10 @@
 //! What a common client of Vault does wrong, and ours must not: each of these was seen with `vaultrs` and `reqwest` as they come. More of
-//! them are held where they belong: versions and deletion times in `vault_faults`, renewal and Retry-After in `lease`, certificates that
+//! them are held where they belong: versions and deletion times in `answers`, renewal and Retry-After in `lease`, certificates that
 //! are read again in `login`.
 
 use crate::{
     harness::KEY,
-    vault_faults::{LEADER, LOGIN, MOUNT, UNSEALED, UNSET, Vault, init, says},
+    vault::answers::{LEADER, LOGIN, MOUNT, UNSEALED, UNSET, Vault, init, says},
 };
 use std::{
     net::TcpListener,

@@ -199,7 +199,7 @@ const ROWS: &[(u8, &str, &str)] = &[
 
 #[test]
 fn every_row_has_its_test() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/faults");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/vault/faults");
     for (at, (row, file, test)) in ROWS.iter().enumerate() {
         assert_eq!(usize::from(*row), at + 1, "the rows are counted");
         let content = std::fs::read_to_string(folder.join(format!("{file}.rs"))).unwrap();
