@@ -2,13 +2,14 @@
 
 mod events;
 mod journey;
+mod kes;
 mod machine_memory;
 mod offline;
 mod pins;
 mod remembered;
 mod run_dir;
 
-use crate::harness::{App, KEY, environment, eventually, key_text};
+use crate::harness::{App, IN_PROCESS, KEY, environment, eventually, key_text};
 use keswarden::{cause::Cause, keystore::memory::MemoryStore};
 use std::{
     net::TcpStream,
@@ -23,7 +24,7 @@ fn it_waits_with_a_reason_and_passes_when_the_reason_is_gone() {
     store.fail(Some(Cause::VaultSealed.seen("Vault is sealed (unseal progress 1 of 3 keys)")));
     let app = App::start(store, &[]);
     let says = |cause: &str| {
-        eventually(cause, || {
+        eventually(IN_PROCESS, cause, || {
             let (status, body) = app.health("/status");
             (status == 200 && body.contains(cause)).then_some(body)
         })
@@ -66,7 +67,7 @@ fn it_makes_no_key_unless_told_to_and_then_only_where_there_is_no_trace() {
 #[test]
 fn draining_while_it_waits_ends_at_once() {
     let app = App::start(Arc::new(MemoryStore::new()), &[]);
-    eventually("it waits", || app.health("/status").1.contains("key_missing").then_some(()));
+    eventually(IN_PROCESS, "it waits", || app.health("/status").1.contains("key_missing").then_some(()));
     app.stop().unwrap();
 }
 
@@ -112,7 +113,7 @@ fn a_kes_that_is_not_ours_must_seal_and_open_as_minio() {
     std::fs::create_dir(dir.path().join("keys")).unwrap();
     std::fs::write(dir.path().join("keys").join(KEY), kes.store.text(KEY).unwrap()).unwrap();
     let endpoint = format!("https://{}", kes.api);
-    let file = |name: &str| kes.run_dir.path().join(name).to_str().unwrap().to_owned();
+    let file = |name: &str| kes.dir.path().join(name).to_str().unwrap().to_owned();
     let (certificate, key, ca, leaf) =
         (file("client.crt"), file("client.key"), file("ca.crt"), file("server.crt"));
     let with = |capath: &str| {
@@ -165,7 +166,7 @@ fn a_kes_that_shows_our_own_certificate_is_not_waited_for() {
     std::fs::write(dir.path().join("keys").join(KEY), kes.store.text(KEY).unwrap()).unwrap();
     let api_key = "kes:v1:AGaV6VXHasF1FnaB60WdCOeTZ8eTIDikL4zlN56c8NAs";
     let endpoint = format!("https://{}", kes.api);
-    let ours = kes.run_dir.path().to_str().unwrap();
+    let ours = kes.dir.path().to_str().unwrap();
     let theirs = [("MINIO_KMS_KES_ENDPOINT", endpoint.as_str()), ("MINIO_KMS_KES_API_KEY", api_key)];
     // With a run directory of another agent it is somebody else's KES, whom this client does not even trust.
     let stranger = init(dir.path(), &theirs);

@@ -5,15 +5,11 @@
     reason = "a test may panic, and may ask what time it is"
 )]
 
-#[path = "../peers/mod.rs"]
-mod peers;
-
 mod api;
 mod cli;
 mod drives;
 mod gate;
 mod harness;
-mod kes_server;
 mod keys;
 mod server;
 mod vault;

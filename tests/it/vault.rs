@@ -1,6 +1,6 @@
 //! Vault: logging in, keeping a token, reading a key, and every trouble on the way.
 
-pub mod answers;
+mod answers;
 mod faults;
 mod hazards;
 mod in_between;

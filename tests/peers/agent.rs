@@ -1,7 +1,7 @@
 //! The keswarden binary.
 
 use super::{
-    SOON, Var, answers, binary, free_port,
+    SOON, Var, answers, binary, free_port, http_get,
     process::{Process, clean, finish},
     text,
 };
@@ -115,6 +115,16 @@ impl Agent {
     /// The running `keswarden run`.
     pub fn process(&mut self) -> &mut Process {
         self.process.as_mut().expect("the agent must have been started")
+    }
+
+    /// The value of a metric line that starts with `line`.
+    pub fn metric(&self, line: &str) -> f64 {
+        let (status, page) =
+            http_get(self.admin_port, "/metrics").unwrap_or_else(|error| panic!("/metrics: {error}"));
+        assert_eq!(status, 200);
+        let page = text(&page);
+        let value = page.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("{line} is not in\n{page}"))
     }
 
     /// Ends it by SIGKILL.

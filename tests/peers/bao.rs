@@ -1,7 +1,7 @@
 //! Real OpenBao.
 
 use super::{
-    SOON, binary, eventually, free_port,
+    SOON, Var, binary, eventually, free_port,
     http::parse,
     process::{Process, clean, finish, succeeded},
     text,
@@ -137,6 +137,13 @@ cluster_addr = "https://127.0.0.1:{raft}"
     pub fn sealed() -> Self {
         let mut bao = Self::uninitialised();
         bao.init();
+        bao
+    }
+
+    /// Unsealed, with K/V of this version below `kv`.
+    pub fn with_kv(version: u8) -> Self {
+        let bao = Self::unsealed();
+        bao.setup_kv(version, "kv");
         bao
     }
 
@@ -327,5 +334,26 @@ cluster_addr = "https://127.0.0.1:{raft}"
         let role_id = self.ok(&["read", "-field=role_id", &format!("{ROLE}/role-id")], "");
         let secret_id = self.ok(&["write", "-f", "-field=secret_id", &format!("{ROLE}/secret-id")], "");
         (role_id.trim().to_owned(), secret_id.trim().to_owned())
+    }
+
+    /// How keswarden reaches the server.
+    pub fn vars(&self) -> Vec<Var> {
+        vec![
+            ("KESWARDEN_VAULT_ADDR", self.addr()),
+            ("KESWARDEN_VAULT_CACERT", self.ca_path().to_string_lossy().into_owned()),
+        ]
+    }
+
+    /// How keswarden reaches its keys in the folder `minio`, with an AppRole of this policy.
+    pub fn approle_vars(&self, policy: &str) -> Vec<Var> {
+        let mut vars = [self.vars(), self.approle_pair(policy)].concat();
+        vars.push(("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()));
+        vars
+    }
+
+    /// The pair of an AppRole with this policy: the role_id, then the secret_id.
+    pub fn approle_pair(&self, policy: &str) -> Vec<Var> {
+        let (role_id, secret_id) = self.setup_approle(policy);
+        vec![("KESWARDEN_VAULT_ROLE_ID", role_id), ("KESWARDEN_VAULT_SECRET_ID", secret_id)]
     }
 }

@@ -34,8 +34,11 @@ use std::{
 /// For what takes a moment on an idle machine, and much longer on a busy one.
 pub const SOON: Duration = Duration::from_secs(60);
 
+/// For what keswarden does alone: no peer has to start, to log in or to answer.
+pub const IN_PROCESS: Duration = Duration::from_secs(20);
+
 /// Pause between two looks at a condition.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
 
 /// A setting: name and value.
 pub type Var = (&'static str, String);

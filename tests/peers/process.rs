@@ -7,7 +7,7 @@ use std::{
     io::{BufRead, BufReader, Read, Seek, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -141,6 +141,23 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("{shown} must start: {error}"));
         Self { name: name.to_owned(), log, child }
+    }
+
+    /// Starts a command with both its outputs in pipes that nobody reads yet.
+    pub fn unread(name: &str, mut command: Command) -> Self {
+        let shown = shown(&command);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{shown} must start: {error}"));
+        Self { name: name.to_owned(), log: PathBuf::from("/dev/null"), child }
+    }
+
+    /// The pipe with what an unread process says on stderr.
+    pub fn stderr(&mut self) -> ChildStderr {
+        self.child.stderr.take().expect("nobody must have taken the pipe")
     }
 
     /// Everything it printed.

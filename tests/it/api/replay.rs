@@ -1,9 +1,6 @@
 //! Real KES traffic, request by request, and what KES answered: the recorded exchanges of `tests/vectors`.
 
-use crate::{
-    harness::{Client, block_on},
-    kes_server::Kes,
-};
+use crate::harness::{App, Client, admin_key, api_key, block_on};
 use keswarden::identity::ApiKey;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -24,16 +21,15 @@ fn differs_on_purpose(method: &str, path: &str) -> Option<&'static str> {
     }
 }
 
-fn clients(kes: &Kes, http1: bool) -> BTreeMap<&'static str, Client> {
-    let who =
-        [("admin", Kes::admin()), ("app", Kes::key(1)), ("reader", Kes::key(2)), ("nobody", Kes::key(3))];
+fn clients(kes: &App, http1: bool) -> BTreeMap<&'static str, Client> {
+    let who = [("admin", admin_key()), ("app", api_key(1)), ("reader", api_key(2)), ("nobody", api_key(3))];
     who.into_iter().map(|(name, key)| (name, kes.client(Some(&key), http1))).collect()
 }
 
 /// Identities stand as `<admin>`, `<app>`, `<reader>` in the recording; times are any.
 fn told_apart(text: &str) -> String {
     let mut text = text.to_owned();
-    for (name, key) in [("<admin>", Kes::admin()), ("<app>", Kes::key(1)), ("<reader>", Kes::key(2))] {
+    for (name, key) in [("<admin>", admin_key()), ("<app>", api_key(1)), ("<reader>", api_key(2))] {
         text = text.replace(key.identity().as_str(), name);
     }
     let mut rest = text.as_str();
@@ -61,15 +57,15 @@ fn identity(key: &ApiKey) -> String {
     key.identity().to_string()
 }
 
-fn serving(recording: &Value) -> Kes {
+fn serving(recording: &Value) -> App {
     let config = recording["config"].as_str().unwrap();
     let (_, policy) = config.split_once("policy:").unwrap();
     let (policy, _) = policy.split_once("keystore:").unwrap();
     let policy = format!("policy:{policy}")
-        .replace("<app>", &identity(&Kes::key(1)))
-        .replace("<reader>", &identity(&Kes::key(2)));
-    let kes = Kes::serving(&policy);
-    let admin = kes.client(Some(&Kes::admin()), false);
+        .replace("<app>", &identity(&api_key(1)))
+        .replace("<reader>", &identity(&api_key(2)));
+    let kes = App::server(&policy);
+    let admin = kes.admin_client(false);
     for name in recording["keys"]["made by create"].as_array().unwrap() {
         let name = name.as_str().unwrap();
         let made = admin.call("PUT", &format!("/v1/key/create/{name}"), None);
@@ -101,7 +97,7 @@ fn replay(http1: bool) {
         let (who, method) = (text("identity"), text("method"));
         let path = ["<admin>", "<app>", "<reader>"]
             .iter()
-            .zip([Kes::admin(), Kes::key(1), Kes::key(2)])
+            .zip([admin_key(), api_key(1), api_key(2)])
             .fold(text("path").to_owned(), |path, (name, key)| path.replace(name, &identity(&key)));
         if differs_on_purpose(method, &path).is_some()
             && exchange["status"] != 403

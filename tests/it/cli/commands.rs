@@ -1,6 +1,6 @@
 //! The binary's commands, as a person runs them.
 
-use crate::harness::{closed_port, eventually};
+use crate::harness::{IN_PROCESS, closed_port, eventually};
 use keswarden::crypto::key_version::KeyVersion;
 use std::{
     io::Read,
@@ -85,7 +85,7 @@ fn health(admin: u16) -> Output {
 fn drain(mut dev: Dev) -> (Option<i32>, String, String) {
     let pid = dev.0.id().to_string();
     Command::new("kill").args(["-INT", &pid]).status().unwrap();
-    let code = eventually("it ends", || dev.0.try_wait().unwrap()).code();
+    let code = eventually(IN_PROCESS, "it ends", || dev.0.try_wait().unwrap()).code();
     let (mut out, mut err) = (String::new(), String::new());
     dev.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     dev.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
@@ -100,11 +100,11 @@ fn dev_serves_prints_what_minio_needs_and_a_second_start_has_the_same_keys() {
     let (api, admin) = (closed_port(), closed_port());
     assert_eq!(health(admin).status.code(), Some(1), "nobody answers yet");
     let first = dev(place, api, admin);
-    eventually("dev is ready", || (health(admin).status.code() == Some(0)).then_some(()));
+    eventually(IN_PROCESS, "dev is ready", || (health(admin).status.code() == Some(0)).then_some(()));
     let taken = dev(place, api, closed_port());
     let (code, _, err) = {
         let mut taken = taken;
-        let code = eventually("the second one ends", || taken.0.try_wait().unwrap()).code();
+        let code = eventually(IN_PROCESS, "the second one ends", || taken.0.try_wait().unwrap()).code();
         let mut err = String::new();
         taken.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
         (code, (), err)
@@ -128,14 +128,14 @@ fn dev_serves_prints_what_minio_needs_and_a_second_start_has_the_same_keys() {
     assert_eq!(exports(&out), exports(&written));
 
     let second = dev(place, api, admin);
-    eventually("dev is ready again", || (health(admin).status.code() == Some(0)).then_some(()));
+    eventually(IN_PROCESS, "dev is ready again", || (health(admin).status.code() == Some(0)).then_some(()));
     let (_, out_again, err) = drain(second);
     assert_eq!(exports(&out), exports(&out_again), "the same API key and CA");
     assert!(!err.contains("was made"), "{err}");
 
     std::fs::remove_file(format!("{place}/keys/minio-default-key")).unwrap();
     let third = dev(place, api, admin);
-    let text = eventually("it waits", || {
+    let text = eventually(IN_PROCESS, "it waits", || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keswarden"));
         let asked = command
             .args(["health", "--json"])
@@ -156,7 +156,7 @@ fn memory_is_neither_dumped_nor_attached_to() {
     let dir = tempfile::tempdir().unwrap();
     let (api, admin) = (closed_port(), closed_port());
     let agent = dev(dir.path().to_str().unwrap(), api, admin);
-    eventually("it is ready", || (health(admin).status.code() == Some(0)).then_some(()));
+    eventually(IN_PROCESS, "it is ready", || (health(admin).status.code() == Some(0)).then_some(()));
     let proc = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", agent.0.id())).unwrap();
     let limits = proc("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -177,12 +177,12 @@ fn init_and_run_may_start_at_once_in_one_run_directory() {
             ("KESWARDEN_FS_DIR", keys.path().to_string_lossy().into_owned()),
             ("KESWARDEN_KEY_NAME", "my-key".to_owned()),
         ];
-        let mut agent = crate::peers::Agent::new("at once", &settings);
+        let mut agent = crate::harness::Agent::new("at once", &settings);
         let mut inits = [agent.init(), agent.init()];
         agent.run();
         agent.ready();
         for init in &mut inits {
-            assert_eq!(init.wait(crate::peers::SOON), 0, "{}", init.log());
+            assert_eq!(init.wait(crate::harness::SOON), 0, "{}", init.log());
         }
         crate::harness::Client::of(&agent).generate("my-key", "{}");
     }

@@ -1,12 +1,10 @@
 //! `keswarden doctor` on a real OpenBao: what fails has an exit code, what will fail is a warning, and both say what to do.
 
-use crate::{
-    harness::{KEY, closed_port, key_text},
-    peers::{Agent, Bao, Var, policy, text},
-};
+use crate::harness::{Agent, Bao, KEY, Var, closed_port, key_text, policy, text};
 use serde_json::Value;
 
-struct Site {
+/// An OpenBao with a key, and the agent whose doctor is asked.
+struct Patient {
     bao: Bao,
     role_id: String,
     agent: Agent,
@@ -14,10 +12,9 @@ struct Site {
 
 const ROLE: &str = "auth/approle/role/minio-sidecar";
 
-impl Site {
+impl Patient {
     fn new() -> Self {
-        let bao = Bao::unsealed();
-        bao.setup_kv(2, "kv");
+        let bao = Bao::with_kv(2);
         bao.ok(&["kv", "put", "-cas=0", "-mount=kv", "minio/my-key", "my-key=-"], &key_text());
         let (role_id, _) = bao.setup_approle(&policy(2));
         let mut site = Self { bao, role_id, agent: Agent::new("nobody", &[]) };
@@ -28,14 +25,13 @@ impl Site {
     /// A secret_id of its own, a run directory of its own, and these settings.
     fn anew(&mut self, more: &[Var]) {
         let secret_id = self.bao.ok(&["write", "-f", "-field=secret_id", &format!("{ROLE}/secret-id")], "");
-        let mut settings = vec![
-            ("KESWARDEN_VAULT_ADDR", self.bao.addr()),
-            ("KESWARDEN_VAULT_CACERT", self.bao.ca_path().to_string_lossy().into_owned()),
+        let mut settings = self.bao.vars();
+        settings.extend([
             ("KESWARDEN_VAULT_ROLE_ID", self.role_id.clone()),
             ("KESWARDEN_VAULT_SECRET_ID", secret_id.trim().to_owned()),
             ("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()),
             ("KESWARDEN_KEY_NAME", KEY.to_owned()),
-        ];
+        ]);
         settings.extend_from_slice(more);
         self.agent = Agent::new("doctor", &settings);
     }
@@ -74,7 +70,7 @@ impl Site {
 
 #[test]
 fn all_is_well_and_then_what_will_not_stay_so_is_told() {
-    let mut site = Site::new();
+    let mut site = Patient::new();
     let (code, rows) = site.rows();
     let is_well = |row: &Value| row["state"] == "ok" || row["state"] == "skipped";
     assert!(code == 0 && rows.iter().all(is_well), "{rows:#?}");
@@ -111,7 +107,7 @@ fn all_is_well_and_then_what_will_not_stay_so_is_told() {
 
 #[test]
 fn what_fails_has_an_exit_code_of_its_own() {
-    let mut site = Site::new();
+    let mut site = Patient::new();
     site.anew(&[("KESWARDEN_KEY_NMAE", "typo".to_owned())]);
     site.tells(64, "failed", "setting_doubtful", "did you mean KESWARDEN_KEY_NAME?");
     // Every key that is named is asked for, and one that is well does not hide another.

@@ -1,9 +1,6 @@
 //! KES's command line, as scripts use it: what is printed where, and how it ends.
 
-use crate::{
-    harness::{KEY, base64, key_text},
-    kes_server::Kes,
-};
+use crate::harness::{App, KEY, admin_key, api_key, base64, key_text};
 use serde_json::Value;
 use std::process::{Command, Output};
 
@@ -14,11 +11,11 @@ struct Cli {
 }
 
 impl Cli {
-    fn of(kes: &Kes) -> Self {
+    fn of(kes: &App) -> Self {
         Self {
             server: format!("https://{}", kes.api),
             ca: kes.dir.path().join("ca.crt").display().to_string(),
-            api_key: Kes::admin().to_text().expose().to_owned(),
+            api_key: admin_key().to_text().expose().to_owned(),
         }
     }
 
@@ -56,7 +53,7 @@ fn json(text: &str) -> Value {
 
 #[test]
 fn keys_are_made_used_and_listed() {
-    let kes = Kes::serving("");
+    let kes = App::server("");
     let cli = Cli::of(&kes);
     assert_eq!(cli.prints(&["key", "create", "one", "two"]), "");
     assert_eq!(cli.prints(&["key", "import", "three", &base64(&[7; 32])]), "");
@@ -87,7 +84,7 @@ fn keys_are_made_used_and_listed() {
 
 #[test]
 fn what_goes_wrong_ends_with_one_and_usage_with_two() {
-    let kes = Kes::serving("");
+    let kes = App::server("");
     let cli = Cli::of(&kes);
     for arguments in [&["key", "info", "missing"][..], &["key", "rm", "missing"], &["key", "--no-such-flag"]]
     {
@@ -96,7 +93,7 @@ fn what_goes_wrong_ends_with_one_and_usage_with_two() {
     for arguments in [&["key"][..], &["key", "create", "--help"], &["policy"], &["status", "-h"]] {
         assert!(cli.fails(arguments, 2).contains("Usage"), "{arguments:?}");
     }
-    let nobody = Cli { api_key: Kes::key(9).to_text().expose().to_owned(), ..Cli::of(&kes) };
+    let nobody = Cli { api_key: api_key(9).to_text().expose().to_owned(), ..Cli::of(&kes) };
     assert!(nobody.fails(&["key", "ls"], 1).contains("not authorized: insufficient permissions"));
     let garbage = Cli { api_key: "kes:v1:garbage".to_owned(), ..Cli::of(&kes) };
     assert!(!garbage.fails(&["key", "ls"], 1).contains("garbage"), "a key is never repeated");
@@ -106,8 +103,8 @@ fn what_goes_wrong_ends_with_one_and_usage_with_two() {
 
 #[test]
 fn policies_identities_and_the_server_describe_themselves() {
-    let app = Kes::key(1);
-    let kes = Kes::serving(&format!(
+    let app = api_key(1);
+    let kes = App::server(&format!(
         "policy:\n  app:\n    allow: [/v1/key/*]\n    deny: [/v1/key/delete/*]\n    identities: [{}]\n",
         app.identity()
     ));
@@ -128,7 +125,7 @@ fn policies_identities_and_the_server_describe_themselves() {
 
 #[test]
 fn identities_are_made_in_files_and_never_overwritten_by_accident() {
-    let kes = Kes::serving("");
+    let kes = App::server("");
     let cli = Cli::of(&kes);
     let dir = tempfile::tempdir().unwrap();
     let (key, cert) = (dir.path().join("app.key"), dir.path().join("app.crt"));
@@ -207,7 +204,7 @@ fn migrate_copies_proves_resumes_and_overwrites_nothing() {
 
 #[test]
 fn shells_are_told_how_to_complete() {
-    let kes = Kes::serving("");
+    let kes = App::server("");
     kes.store.put(KEY, &key_text());
     for (shell, says) in
         [("bash", "_keswarden"), ("zsh", "#compdef keswarden"), ("fish", "complete -c keswarden")]

@@ -1,13 +1,12 @@
 //! Evidence on drives that real MinIO wrote: the right key, a replaced one, a missing one, one that was replaced while it
 //! was in use, a tenant without objects, and files that are damaged.
 
-use crate::peers::{Agent, Mc, Minio, succeeded, text};
+use crate::harness::{Agent, Minio, Tenant, succeeded, text};
 use serde_json::Value;
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::Path,
 };
-use tempfile::TempDir;
 
 /// The default key.
 const KEY: &str = "minio-default-key";
@@ -20,17 +19,9 @@ const PLAIN: &str = "plain";
 const LARGE: u64 = 70 * 1024 * 1024;
 const ODD_NAME: &str = "a b/ü+<1>&.bin";
 
-struct Tenant {
-    agent: Agent,
-    minio: Minio,
-    mc: Mc,
-    /// The keys, and what is put.
-    dir: TempDir,
-}
-
 #[test]
 fn every_verdict_on_real_drives() {
-    let mut tenant = Tenant::new();
+    let mut tenant = Tenant::for_evidence();
     tenant.a_new_drive_is_told();
     tenant.starts();
     tenant.a_tenant_without_objects_has_evidence();
@@ -47,7 +38,7 @@ fn every_verdict_on_real_drives() {
 /// Each of four drives has a shard of what is stored, and all of what is said of it.
 #[test]
 fn the_drives_of_an_erasure_set() {
-    let mut tenant = Tenant::new();
+    let mut tenant = Tenant::for_evidence();
     tenant.agent.run();
     tenant.agent.ready();
     let mut cluster = Minio::cluster(["first", "second"]);
@@ -89,30 +80,11 @@ fn the_drives_of_an_erasure_set() {
 
 impl Tenant {
     /// Nothing runs yet; the default key is there.
-    fn new() -> Self {
-        let dir = TempDir::new().expect("a temporary folder must be made");
-        let keys = dir.path().join("keys");
-        fs::create_dir(&keys).expect("a temporary folder must be made");
-        let settings = [
-            ("KESWARDEN_FS_DIR", keys.to_string_lossy().into_owned()),
-            ("KESWARDEN_KEY_NAME", KEY.to_owned()),
-            // What a wrong key leaves on a drive is looked at: nothing may stand in its way.
-            ("KESWARDEN_MEMORY", "off".to_owned()),
-        ];
-        let agent = Agent::new("evidence", &settings);
-        let minio = Minio::new("evidence");
-        let mc = minio.mc("site");
-        let tenant = Self { agent, minio, mc, dir };
+    fn for_evidence() -> Self {
+        // What a wrong key leaves on a drive is read here: no memory of the right key must refuse the wrong one.
+        let tenant = Self::new("evidence", KEY, &[("KESWARDEN_MEMORY", "off".to_owned())]);
         tenant.make_key(KEY);
         tenant
-    }
-
-    fn starts(&mut self) {
-        self.agent.run();
-        self.agent.ready();
-        self.minio.set(self.agent.minio_vars(KEY));
-        self.minio.start();
-        self.minio.wait_live();
     }
 
     fn a_new_drive_is_told(&self) {
@@ -251,10 +223,6 @@ impl Tenant {
     fn make_key(&self, name: &str) {
         let key = succeeded("keswarden key new", &self.agent.output(&["key", "new", name]));
         fs::write(self.key_file(name), key.trim()).expect("a key file must be written");
-    }
-
-    fn key_file(&self, name: &str) -> PathBuf {
-        self.dir.path().join("keys").join(name)
     }
 
     fn drive(&self) -> &Path {

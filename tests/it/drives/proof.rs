@@ -1,57 +1,31 @@
 //! The gate and the tenant's own data: what the drives prove counts more than any pin, and nothing is made beside it.
 
-use crate::peers::{Agent, Minio, SOON, eventually, succeeded};
+use crate::harness::{Agent, SOON, Tenant, eventually, succeeded};
 use std::{fs, path::PathBuf};
 use tempfile::TempDir;
 
 const KEY: &str = "minio-default-key";
 const BUCKET_KEY: &str = "bucket-key";
 
-struct Tenant {
-    agent: Agent,
-    dir: TempDir,
-}
-
 impl Tenant {
-    /// A tenant with a few objects under two keys; its MinIO has stopped, and its next gate looks at the drives.
+    /// A tenant with a few objects under two keys; its MinIO has stopped, and its next gate reads the drives.
     fn with_data() -> Self {
-        let dir = TempDir::new().unwrap();
-        fs::create_dir(dir.path().join("keys")).unwrap();
-        let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-        let settings = [("KESWARDEN_FS_DIR", path("keys")), ("KESWARDEN_KEY_NAME", KEY.to_owned())];
-        let mut agent = Agent::new("proof", &settings);
-        let mut minio = Minio::new("proof");
-        fs::write(dir.path().join("keys").join(KEY), crate::harness::key_text()).unwrap();
-        agent.run();
-        agent.ready();
-        minio.set(agent.minio_vars(KEY));
-        minio.start();
-        minio.wait_live();
-        let mc = minio.mc("proof");
-        mc.make_key(BUCKET_KEY);
-        for (bucket, key) in [("one", KEY), ("two", BUCKET_KEY)] {
-            mc.make_bucket(bucket);
-            mc.set_default_key(bucket, key);
-            for object in ["a", "b", "c", "d"] {
-                mc.put(&format!("{bucket}/{object}"), "content");
-            }
-        }
-        minio.stop();
-        agent.drain();
-        // The drive outlives its MinIO here.
-        let drive = dir.path().join("export1");
-        copy(&PathBuf::from(&minio.drives()[0]), &drive);
-        agent.set("KESWARDEN_DRIVES", &path("export*"));
-        agent.set("KESWARDEN_PIN_DIR", &path("pins"));
-        Self { agent, dir }
-    }
-
-    fn key(&self, name: &str) -> PathBuf {
-        self.dir.path().join("keys").join(name)
+        let mut tenant = Self::new("proof", KEY, &[]);
+        tenant.starts();
+        tenant.mc.make_key(BUCKET_KEY);
+        tenant.fills("one", KEY);
+        tenant.fills("two", BUCKET_KEY);
+        tenant.minio.stop();
+        tenant.agent.drain();
+        copy(&PathBuf::from(&tenant.minio.drives()[0]), &tenant.path("export1"));
+        let (drives, pins) = (tenant.text("export*"), tenant.text("pins"));
+        tenant.agent.set("KESWARDEN_DRIVES", &drives);
+        tenant.agent.set("KESWARDEN_PIN_DIR", &pins);
+        tenant
     }
 
     fn pin(&self, name: &str) -> PathBuf {
-        self.dir.path().join("pins").join(name)
+        self.path("pins").join(name)
     }
 
     /// Nothing is remembered of any key: the drives alone decide.
@@ -61,13 +35,13 @@ impl Tenant {
         }
     }
 
-    fn starts(&mut self) {
+    fn passes_the_gate(&mut self) {
         self.agent.run();
         self.agent.ready();
         self.agent.drain();
     }
 
-    fn waits(&mut self, says: &str) {
+    fn waits_at_the_gate(&mut self, says: &str) {
         self.agent.run();
         self.agent.process().says(SOON, says);
         assert_eq!(self.agent.process().ended(), None);
@@ -85,48 +59,48 @@ fn copy(from: &PathBuf, to: &PathBuf) {
 fn what_the_drives_hold_decides() {
     let mut tenant = Tenant::with_data();
     // The right keys: the data proves them, and they are pinned.
-    tenant.starts();
+    tenant.passes_the_gate();
     for name in [KEY, BUCKET_KEY] {
         assert!(fs::read_to_string(tenant.pin(name)).unwrap().contains("fingerprint"), "{name}");
     }
 
     // Another key, even one that somebody has pinned.
-    let right = fs::read(tenant.key(KEY)).unwrap();
-    fs::write(tenant.key(KEY), crate::harness::key_text()).unwrap();
+    let right = fs::read(tenant.key_file(KEY)).unwrap();
+    fs::write(tenant.key_file(KEY), crate::harness::key_text()).unwrap();
     fs::remove_file(tenant.pin(KEY)).unwrap();
     tenant.forgets();
-    tenant.waits("opens none of the");
+    tenant.waits_at_the_gate("opens none of the");
     assert!(!tenant.pin(KEY).exists(), "a wrong key is not pinned");
 
     // No key at all, where a new tenant's would be made.
-    fs::remove_file(tenant.key(KEY)).unwrap();
+    fs::remove_file(tenant.key_file(KEY)).unwrap();
     tenant.agent.set("KESWARDEN_KEY_CREATE", "if-new");
-    tenant.waits("objects that were sealed with it, so it is not made anew");
-    assert!(!tenant.key(KEY).exists());
+    tenant.waits_at_the_gate("objects that were sealed with it, so it is not made anew");
+    assert!(!tenant.key_file(KEY).exists());
 
     // A bucket's key that is missing is told of, and stops nobody.
-    fs::write(tenant.key(KEY), &right).unwrap();
-    let bucket_key = fs::read(tenant.key(BUCKET_KEY)).unwrap();
-    fs::remove_file(tenant.key(BUCKET_KEY)).unwrap();
+    fs::write(tenant.key_file(KEY), &right).unwrap();
+    let bucket_key = fs::read(tenant.key_file(BUCKET_KEY)).unwrap();
+    fs::remove_file(tenant.key_file(BUCKET_KEY)).unwrap();
     tenant.agent.run();
     tenant.agent.process().says(SOON, "objects under the key 'bucket-key', and there is no such key");
     tenant.agent.ready();
     tenant.agent.drain();
 
     // A wrong one is not used, and neither is what an attempt has read that did not pass.
-    fs::write(tenant.key(BUCKET_KEY), crate::harness::key_text()).unwrap();
+    fs::write(tenant.key_file(BUCKET_KEY), crate::harness::key_text()).unwrap();
     fs::remove_file(tenant.pin(BUCKET_KEY)).unwrap();
     tenant.agent.run();
     tenant.agent.process().says(SOON, "key_replaced");
-    fs::remove_file(tenant.key(BUCKET_KEY)).unwrap();
+    fs::remove_file(tenant.key_file(BUCKET_KEY)).unwrap();
     tenant.agent.ready();
     let client = crate::harness::Client::of(&tenant.agent);
     let generate = || client.call("POST", "/v1/key/generate/bucket-key", Some("{}"));
     assert_eq!(generate().status, 404);
-    fs::write(tenant.key(BUCKET_KEY), &bucket_key).unwrap();
+    fs::write(tenant.key_file(BUCKET_KEY), &bucket_key).unwrap();
     eventually(SOON, "the right key is used", || generate().status == 200);
     tenant.agent.drain();
-    tenant.starts();
+    tenant.passes_the_gate();
     assert!(tenant.pin(BUCKET_KEY).exists());
 
     // A pin that cannot be written is no reason not to start.

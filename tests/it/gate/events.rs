@@ -1,10 +1,7 @@
 //! Events on our own pod, the history in `/status`, and last words: what an operator finds without reading logs. The Kubernetes API is
 //! a server that takes Events and fails on anything else.
 
-use crate::{
-    harness::{App, KEY, eventually, key_text},
-    peers::{Agent, SOON, eventually as until},
-};
+use crate::harness::{Agent, App, IN_PROCESS, KEY, SOON, eventually, key_text};
 use keswarden::{cause::Cause, keystore::memory::MemoryStore};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::Value;
@@ -141,10 +138,10 @@ fn the_pod_s_events_say_why_it_waits_and_that_it_goes_on() {
     let (kubernetes, keys) = (Kubernetes::start(201), tempfile::tempdir().unwrap());
     let mut agent = agent(&kubernetes, &keys);
     agent.run();
-    until(SOON, "the Event is posted", || kubernetes.reasons().contains(&"KeyMissing".to_owned()));
+    eventually(SOON, "the Event is posted", || kubernetes.reasons().contains(&"KeyMissing".to_owned()));
     fs::write(keys.path().join(KEY), key_text()).unwrap();
     agent.ready();
-    until(SOON, "the Event is posted", || kubernetes.reasons().contains(&"GatePassed".to_owned()));
+    eventually(SOON, "the Event is posted", || kubernetes.reasons().contains(&"GatePassed".to_owned()));
     agent.drain();
     // The same again and again is posted once.
     assert_eq!(kubernetes.reasons(), ["KeyMissing", "GatePassed", "KeyUnpinned"]);
@@ -205,7 +202,7 @@ fn without_the_right_to_post_one_line_says_so() {
     agent.process().says(SOON, "no Events on the pod");
     fs::write(keys.path().join(KEY), key_text()).unwrap();
     agent.ready();
-    until(SOON, "the second one is refused too", || kubernetes.reasons().len() >= 2);
+    eventually(SOON, "the second one is refused too", || kubernetes.reasons().len() >= 2);
     agent.drain();
     assert_eq!(agent.logs().matches("no Events on the pod").count(), 1);
 }
@@ -241,14 +238,14 @@ fn the_history_of_causes_is_in_the_status() {
         let history = status["history"].as_array().into_iter().flatten();
         history.map(|happening| happening["reason"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    eventually("the gate waits", || (history() == ["vault_sealed"]).then_some(()));
+    eventually(IN_PROCESS, "the gate waits", || (history() == ["vault_sealed"]).then_some(()));
     store.fail(None);
-    eventually("the gate waits", || (history() == ["vault_sealed", "key_missing"]).then_some(()));
+    eventually(IN_PROCESS, "the gate waits", || (history() == ["vault_sealed", "key_missing"]).then_some(()));
     store.put(KEY, &key_text());
     app.wait_ready();
     store.fail(Some(Cause::VaultUnreachableRefused.seen("as the test says")));
     let wanted = ["vault_sealed", "key_missing", "gate_passed", "vault_unreachable_refused"];
-    eventually("the outage is remembered", || (history() == wanted).then_some(()));
+    eventually(IN_PROCESS, "the outage is remembered", || (history() == wanted).then_some(()));
 }
 
 #[test]
@@ -265,14 +262,14 @@ fn a_pod_that_flaps_does_not_fill_the_cluster_with_events() {
     };
     let causes = [Cause::VaultUnreachableRefused, Cause::VaultSealed];
     for (number, cause) in causes.iter().cycle().take(6).enumerate() {
-        eventually("it is told", || (happened() > number).then_some(()));
+        eventually(IN_PROCESS, "it is told", || (happened() > number).then_some(()));
         store.fail(Some(cause.seen("as the test says")));
     }
-    eventually("it is told", || (happened() == 7).then_some(()));
+    eventually(IN_PROCESS, "it is told", || (happened() == 7).then_some(()));
     store.fail(None);
     store.put(KEY, &key_text());
     app.wait_ready();
-    until(SOON, "the last one is posted", || kubernetes.reasons().contains(&"GatePassed".to_owned()));
+    eventually(SOON, "the last one is posted", || kubernetes.reasons().contains(&"GatePassed".to_owned()));
     let reasons = kubernetes.reasons();
     let gate: Vec<_> = reasons.iter().filter(|reason| *reason != "KeyUnpinned").collect();
     assert_eq!(

@@ -1,7 +1,7 @@
 //! The main job, end to end, on real OpenBao, MinIO and `mc`, for both versions of the K/V engine: MinIO starts when its
 //! key can be had and not before, reads on while Vault and the agent come and go, and shares its keys with a second host.
 
-use crate::peers::{Agent, Bao, Mc, Minio, SOON, Var, answers, http_get, policy, succeeded, text};
+use crate::harness::{Agent, Bao, Mc, Minio, SOON, Var, answers, http_get, policy, succeeded, text};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{
     fs::File,
@@ -14,8 +14,8 @@ const BUCKET: &str = "letters";
 const OBJECT: &str = "letters/2026/first.txt";
 const CONTENT: &str = "Dear reader, nobody but us reads this.\n";
 
-/// A tenant's parts, as one host has them.
-struct Tenant {
+/// A tenant's parts, as one host has them, over a Vault.
+struct Journey {
     /// Of the K/V engine.
     version: u8,
     bao: Bao,
@@ -39,7 +39,7 @@ fn a_tenant_on_kv_version_2() {
 }
 
 fn journey(version: u8) {
-    let mut tenant = Tenant::sealed(version);
+    let mut tenant = Journey::sealed(version);
     tenant.init_waits_says_why_and_passes();
     tenant.minio_starts_and_encrypts();
     if version == 2 {
@@ -55,24 +55,18 @@ fn journey(version: u8) {
     tenant.no_secret_was_logged_by(&tenant.agent);
 }
 
-// === impl Tenant ===
+// === impl Journey ===
 
-impl Tenant {
+impl Journey {
     /// Everything is set up but the key, nothing runs but OpenBao, and that is sealed.
     fn sealed(version: u8) -> Self {
-        let bao = Bao::unsealed();
-        bao.setup_kv(version, "kv");
-        let (role_id, secret_id) = bao.setup_approle(&policy(version));
+        let bao = Bao::with_kv(version);
+        let mut vault = bao.approle_vars(&policy(version));
+        let secret_id = vault.iter().find(|(name, _)| *name == "KESWARDEN_VAULT_SECRET_ID");
+        let secret_id = secret_id.expect("the pair must be there").1.clone();
         bao.seal();
-        let vault = vec![
-            ("KESWARDEN_VAULT_ADDR", bao.addr()),
-            ("KESWARDEN_VAULT_CACERT", bao.ca_path().to_string_lossy().into_owned()),
-            ("KESWARDEN_VAULT_ROLE_ID", role_id),
-            ("KESWARDEN_VAULT_SECRET_ID", secret_id.clone()),
-            ("KESWARDEN_VAULT_KV_MOUNT", "kv".to_owned()),
-            ("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()),
-            ("KESWARDEN_KEY_NAME", KEY.to_owned()),
-        ];
+        vault.push(("KESWARDEN_VAULT_KV_MOUNT", "kv".to_owned()));
+        vault.push(("KESWARDEN_KEY_NAME", KEY.to_owned()));
         let agent = Agent::new("first", &vault);
         let minio = Minio::new("first");
         let mc = minio.mc("first");

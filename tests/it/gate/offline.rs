@@ -1,6 +1,6 @@
 //! The sealed copy: an agent starts while its store is away, for as long as that was allowed, and with nobody else's copy.
 
-use crate::harness::{App, KEY, eventually, key_text};
+use crate::harness::{Agent, App, Bao, IN_PROCESS, KEY, Minio, SOON, eventually, key_text, policy};
 use keswarden::{
     cause::Cause,
     clock::Clock,
@@ -58,7 +58,7 @@ impl Copy {
         let minio = app.minio(false);
         let sealed = [KEY, "bucket-key"].map(|key| minio.generate(key, "{}").1);
         fs::remove_file(self.file()).ok();
-        eventually("the copy is written, with both keys", || self.file().exists().then_some(()));
+        eventually(IN_PROCESS, "the copy is written, with both keys", || self.file().exists().then_some(()));
         app.stop().unwrap();
         (store, sealed)
     }
@@ -70,7 +70,7 @@ fn away(store: &MemoryStore, cause: Cause) {
 
 /// The gate waits, and says this.
 fn waits(app: &App, says: &str) {
-    eventually(says, || app.health("/status").1.contains(says).then_some(()));
+    eventually(IN_PROCESS, says, || app.health("/status").1.contains(says).then_some(()));
     assert_eq!(app.health("/readyz").0, 503);
 }
 
@@ -95,7 +95,7 @@ fn a_start_while_vault_is_away_opens_what_was_sealed_before() {
         }
         minio.generate(KEY, "{}");
         store.fail(None);
-        eventually("Vault is back, and the key is verified", || {
+        eventually(IN_PROCESS, "Vault is back, and the key is verified", || {
             (app.metric("keswarden_key_verifications_total{outcome=\"ok\"}")? > 0.0).then_some(())
         });
     }
@@ -123,7 +123,9 @@ fn a_restart_does_not_shrink_the_copy() {
     let first = fs::read(copy.file()).unwrap();
     let app = App::start(store.clone(), &copy.settings());
     app.wait_ready();
-    eventually("the copy is written anew", || (fs::read(copy.file()).ok()? != first).then_some(()));
+    eventually(IN_PROCESS, "the copy is written anew", || {
+        (fs::read(copy.file()).ok()? != first).then_some(())
+    });
     app.stop().unwrap();
     away(&store, Cause::NamespaceSealed);
     let app = App::start(store, &copy.settings());
@@ -148,12 +150,12 @@ fn a_key_that_is_lost_costs_no_other_one_its_copy() {
     let sealed = [KEY, "bad-key"].map(|key| minio.generate(key, "{}").1);
     store.put("bad-key", &key_text());
     // Each counts from its own last verification.
-    eventually("the copy goes on with both", || {
+    eventually(IN_PROCESS, "the copy goes on with both", || {
         let opened = copy.open()?;
         let (good, bad) = (age(&opened, KEY)?, age(&opened, "bad-key")?);
         (bad >= Duration::from_secs(3) && good <= Duration::from_secs(1)).then_some(())
     });
-    eventually("what was verified too long ago has left it", || {
+    eventually(IN_PROCESS, "what was verified too long ago has left it", || {
         let opened = copy.open()?;
         (opened.keys.len() == 1 && age(&opened, KEY)? <= Duration::from_secs(1)).then_some(())
     });
@@ -175,7 +177,7 @@ fn a_key_that_was_lost_opens_from_the_copy_and_seals_nothing() {
     app.wait_ready();
     let sealed = app.minio(false).generate("bad-key", "{}").1;
     store.put("bad-key", &key_text());
-    eventually("the copy knows that it is lost", || {
+    eventually(IN_PROCESS, "the copy knows that it is lost", || {
         let opened = copy.open()?;
         let bad = opened.keys.into_iter().find(|kept| kept.name.as_str() == "bad-key")?;
         bad.lost.then_some(())
@@ -220,7 +222,9 @@ fn it_ends_when_it_was_to_end() {
     let (store, _) = copy.left();
     away(&store, Cause::VaultSealed);
     let sealed = std::time::Instant::now();
-    eventually("it is older than a second", || (sealed.elapsed().as_millis() > 2500).then_some(()));
+    eventually(IN_PROCESS, "it is older than a second", || {
+        (sealed.elapsed().as_millis() > 2500).then_some(())
+    });
     waits(&App::start(store, &copy.settings()), "sealed_copy_expired");
 }
 
@@ -237,40 +241,29 @@ fn neither_the_keys_nor_their_names_are_readable_in_it() {
 
 #[test]
 fn a_server_in_the_place_of_kes_starts_on_its_copy_too() {
-    use crate::kes_server::Kes;
     let copy = Copy::new("1h");
     let store = Arc::new(MemoryStore::new());
     store.put(KEY, &key_text());
-    let kes = Kes::start(store.clone(), "", &copy.settings());
+    let kes = App::start_server(store.clone(), "", &copy.settings());
     kes.wait_ready();
-    let (_, sealed) = kes.client(Some(&Kes::admin()), false).generate(KEY, "{}");
+    let (_, sealed) = kes.admin_client(false).generate(KEY, "{}");
     fs::remove_file(copy.file()).ok();
-    eventually("the copy is written, with the key", || copy.file().exists().then_some(()));
+    eventually(IN_PROCESS, "the copy is written, with the key", || copy.file().exists().then_some(()));
     kes.stop().unwrap();
     away(&store, Cause::VaultSealed);
-    let kes = Kes::start(store, "", &copy.settings());
+    let kes = App::start_server(store, "", &copy.settings());
     kes.wait_ready();
-    assert_eq!(kes.client(Some(&Kes::admin()), false).decrypt(KEY, &sealed, "{}").status, 200);
+    assert_eq!(kes.admin_client(false).decrypt(KEY, &sealed, "{}").status, 200);
 }
 
 /// On real servers: OpenBao is down, the agent and MinIO start anew, and what was written before is read.
 #[test]
 fn minio_boots_on_the_sealed_copy_while_vault_is_down() {
-    use crate::peers::{Agent, Bao, Minio, SOON, eventually as until, policy};
-    let mut bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
-    let (role_id, secret_id) = bao.setup_approle(&policy(2));
+    let mut bao = Bao::with_kv(2);
     let copy = Copy::new("1h");
     let mut settings = copy.settings.clone();
-    settings.extend([
-        ("KESWARDEN_VAULT_ADDR", bao.addr()),
-        ("KESWARDEN_VAULT_CACERT", bao.ca_path().to_string_lossy().into_owned()),
-        ("KESWARDEN_VAULT_ROLE_ID", role_id),
-        ("KESWARDEN_VAULT_SECRET_ID", secret_id),
-        ("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()),
-        ("KESWARDEN_KEY_NAME", KEY.to_owned()),
-        ("KESWARDEN_KEY_CREATE", "if-new".to_owned()),
-    ]);
+    settings.extend(bao.approle_vars(&policy(2)));
+    settings.extend([("KESWARDEN_KEY_NAME", KEY.to_owned()), ("KESWARDEN_KEY_CREATE", "if-new".to_owned())]);
     let mut agent = Agent::new("cold start", &settings);
     agent.run();
     agent.ready();
@@ -282,7 +275,7 @@ fn minio_boots_on_the_sealed_copy_while_vault_is_down() {
     mc.make_bucket("bucket");
     mc.set_default_key("bucket", KEY);
     mc.put("bucket/object", "written before the outage");
-    until(SOON, "the copy is written", || copy.file().exists());
+    eventually(SOON, "the copy is written", || copy.file().exists());
 
     bao.stop();
     minio.stop();
@@ -319,7 +312,7 @@ fn a_disk_that_hangs_holds_up_neither_the_gate_nor_verification() {
     app.wait_ready();
     let verified = || app.metric("keswarden_key_verifications_total{outcome=\"ok\"}");
     let before = verified();
-    eventually("keys are verified all the same", || (verified() > before).then_some(()));
+    eventually(IN_PROCESS, "keys are verified all the same", || (verified() > before).then_some(()));
     // Whoever reads is let go, so that the test can end.
     drop(fs::OpenOptions::new().write(true).open(copy.file()).unwrap());
 }

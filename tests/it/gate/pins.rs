@@ -1,12 +1,8 @@
 //! Pins: a key that is not the one that was pinned never passes the gate, and nothing else is made under its name.
 
-use crate::harness::{App, KEY, eventually, key_text};
-use keswarden::{app::Stopped, cause::Cause, crypto::key_version::KeyVersion, keystore::memory::MemoryStore};
+use crate::harness::{App, IN_PROCESS, KEY, eventually, fingerprint, key_text};
+use keswarden::{app::Stopped, cause::Cause, keystore::memory::MemoryStore};
 use std::{path::Path, sync::Arc};
-
-fn fingerprint(text: &str) -> String {
-    KeyVersion::parse(text.as_bytes()).unwrap().key.fingerprint()
-}
 
 fn store_with(text: &str) -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::new());
@@ -16,7 +12,7 @@ fn store_with(text: &str) -> Arc<MemoryStore> {
 
 /// The cause that the gate waits for.
 fn waits_for(app: &App, cause: Cause) {
-    eventually(cause.id(), || app.health("/status").1.contains(cause.id()).then_some(()));
+    eventually(IN_PROCESS, cause.id(), || app.health("/status").1.contains(cause.id()).then_some(()));
     assert_eq!(app.health("/readyz").0, 503);
 }
 
@@ -139,7 +135,7 @@ fn a_name_in_use_never_gets_another_key() {
     assert_eq!(create(&minio).body, "{\"message\":\"key already exists\"\n}");
     assert_eq!(app.store.text(KEY), None);
     app.store.put(KEY, "garbled");
-    eventually("the loss is seen", || {
+    eventually(IN_PROCESS, "the loss is seen", || {
         (app.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}")? == 1.0).then_some(())
     });
     let refused = create(&minio);
@@ -153,7 +149,7 @@ fn what_is_lost_seals_on_where_the_operator_says_so() {
     let minio = app.minio(false);
     minio.generate(KEY, "{}");
     app.store.put(KEY, &key_text());
-    eventually("the change is seen", || {
+    eventually(IN_PROCESS, "the change is seen", || {
         (app.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}")? == 1.0).then_some(())
     });
     let (_, ciphertext) = minio.generate(KEY, "{}");
@@ -177,10 +173,12 @@ fn an_outage_is_served_through_for_as_long_as_the_limits_say() {
         let (_, ciphertext) = minio.generate(KEY, "{}");
         app.store.fail(Some(Cause::VaultSealed.seen("Vault is sealed")));
         assert_eq!((seal(&minio), open(&minio, &ciphertext)), (200, 200), "an outage begins gently");
-        eventually("sealing ends", || (seal(&minio) == 502).then_some(()));
-        eventually("opening goes on, or ends as well", || (open(&minio, &ciphertext) == opens).then_some(()));
+        eventually(IN_PROCESS, "sealing ends", || (seal(&minio) == 502).then_some(()));
+        eventually(IN_PROCESS, "opening goes on, or ends as well", || {
+            (open(&minio, &ciphertext) == opens).then_some(())
+        });
         app.store.fail(None);
-        eventually("all is well again", || (seal(&minio) == 200).then_some(()));
+        eventually(IN_PROCESS, "all is well again", || (seal(&minio) == 200).then_some(()));
         assert_eq!(open(&minio, &ciphertext), 200);
     }
     // Without a limit there is none.
@@ -189,7 +187,7 @@ fn an_outage_is_served_through_for_as_long_as_the_limits_say() {
     let minio = app.minio(false);
     minio.generate(KEY, "{}");
     app.store.fail(Some(Cause::VaultSealed.seen("Vault is sealed")));
-    eventually("verifications fail", || {
+    eventually(IN_PROCESS, "verifications fail", || {
         (app.metric("keswarden_key_verifications_total{outcome=\"failed\"}")? > 2.0).then_some(())
     });
     assert_eq!(seal(&minio), 200);

@@ -1,9 +1,6 @@
 //! Backups: the drill (a Vault with its storage is gone, a new one gets the keys, every object reads), and what is refused.
 
-use crate::{
-    harness::{KEY, key_text},
-    peers::{Agent, Bao, Minio, SOON, eventually, http_get, policy, text},
-};
+use crate::harness::{Agent, Bao, KEY, Minio, SOON, eventually, key_text, policy, text};
 use age::secrecy::ExposeSecret;
 use std::{
     fs,
@@ -67,27 +64,19 @@ fn ended(output: &Output, code: i32, says: &[&str]) -> String {
 
 /// How an agent reaches a Vault, for the next start.
 fn point(agent: &mut Agent, bao: &Bao) {
-    let (role_id, secret_id) = bao.setup_approle(&policy(2));
-    agent.set("KESWARDEN_VAULT_ADDR", &bao.addr());
-    agent.set("KESWARDEN_VAULT_CACERT", &bao.ca_path().to_string_lossy());
-    agent.set("KESWARDEN_VAULT_ROLE_ID", &role_id);
-    agent.set("KESWARDEN_VAULT_SECRET_ID", &secret_id);
+    for (name, value) in [bao.vars(), bao.approle_pair(&policy(2))].concat() {
+        agent.set(name, &value);
+    }
 }
 
 fn last_drill(agent: &Agent) -> f64 {
-    let (status, metrics) = http_get(agent.admin_port(), "/metrics").unwrap();
-    assert_eq!(status, 200);
-    let metrics = text(&metrics);
-    let line =
-        metrics.lines().find(|line| line.starts_with("keswarden_backup_last_drill_timestamp_seconds "));
-    line.and_then(|line| line.split(' ').nth(1)).expect("the metric must be there").parse().unwrap()
+    agent.metric("keswarden_backup_last_drill_timestamp_seconds")
 }
 
 #[test]
 fn a_vault_that_is_gone_with_its_storage_is_made_good_by_a_backup() {
     let (safe, pins) = (Safe::new(), tempfile::tempdir().unwrap());
-    let mut bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
+    let mut bao = Bao::with_kv(2);
     let mut agent = Agent::new(
         "drill",
         &[

@@ -1,11 +1,6 @@
 //! Keys in a directory: what a disk that is not mounted looks like, and what a crash leaves behind.
 
-use crate::{
-    harness::{KEY, eventually, key_text},
-    kes_server::Kes,
-    peers::{Agent, SOON, succeeded},
-    server::attack::Server,
-};
+use crate::harness::{Agent, IN_PROCESS, KEY, Launch, SOON, eventually, key_text, server_yaml, succeeded};
 use std::fs;
 
 fn agent(keys: &std::path::Path) -> Agent {
@@ -48,13 +43,13 @@ fn an_empty_directory_is_no_proof_that_a_key_is_new() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
     fs::create_dir(&keys).unwrap();
-    let yaml = Kes::yaml(&dir, &format!("keys: [{{ name: {KEY} }}]\n"));
+    let yaml = server_yaml(&dir, &format!("keys: [{{ name: {KEY} }}]\n"));
     fs::write(dir.path().join("server-config.yaml"), yaml).unwrap();
-    let server = Server::launch(dir, Vec::new());
-    eventually("it waits, and says for what", || server.status().contains(&advice).then_some(()));
+    let server = Launch::in_folder(dir).start();
+    eventually(IN_PROCESS, "it waits, and says for what", || server.status().contains(&advice).then_some(()));
     assert!(!keys.join(KEY).exists());
     fs::write(keys.join(KEY), key_text()).unwrap();
-    server.wait_ready();
+    server.api_ready();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! changes a form adds a folder to `tests/vectors/kept`; none is ever taken away. `written_at` in it is the time at which the test
 //! reads it: a sealed copy and certificates end, and the test must not.
 
-use crate::harness::{App, KEY, eventually};
+use crate::harness::{App, IN_PROCESS, KEY, eventually};
 use keswarden::{cause::Cause, clock::Clock, keystore::memory::MemoryStore};
 use std::{fs, path::Path, sync::Arc};
 
@@ -42,7 +42,7 @@ fn every_version_s_files_are_read_by_this_one() {
         let opened = minio.decrypt(KEY, data_key["ciphertext"].as_str().unwrap(), "{}");
         assert_eq!(opened.status, 200, "{}", opened.body);
         assert!(opened.body.contains(data_key["plaintext"].as_str().unwrap()));
-        eventually("the pin counts", || {
+        eventually(IN_PROCESS, "the pin counts", || {
             (app.metric("keswarden_key_pinned{key=\"my-key\"}")? == 1.0).then_some(())
         });
         versions += 1;

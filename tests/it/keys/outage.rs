@@ -1,6 +1,6 @@
 //! What happens to those who hold keys while the store is away, or holds other keys.
 
-use crate::harness::{App, KEY, eventually, key_text};
+use crate::harness::{App, IN_PROCESS, KEY, eventually, key_text};
 use keswarden::cause::Cause;
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +11,7 @@ fn an_outage_of_the_store_is_no_outage_of_the_keys_at_hand() {
     let minio = app.minio(false);
     let (_, ciphertext) = minio.generate(KEY, "{}");
     app.store.fail(Some(Cause::VaultSealed.seen("Vault is sealed")));
-    eventually("a verification has failed", || {
+    eventually(IN_PROCESS, "a verification has failed", || {
         (app.metric("keswarden_key_verifications_total{outcome=\"failed\"}")? > 0.0).then_some(())
     });
     assert_eq!(minio.decrypt(KEY, &ciphertext, "{}").status, 200);
@@ -26,7 +26,7 @@ fn an_outage_of_the_store_is_no_outage_of_the_keys_at_hand() {
         (&true.into(), &true.into())
     );
     app.store.fail(None);
-    eventually("it is verified again", || {
+    eventually(IN_PROCESS, "it is verified again", || {
         (app.health("/status").1.contains("\"my-key\": \"ok\"")).then_some(())
     });
 }
@@ -38,14 +38,14 @@ fn another_key_under_the_name_stops_sealing_and_never_opening() {
     let (_, ciphertext) = minio.generate(KEY, "{}");
     let before = keswarden_text(&app);
     app.store.put(KEY, &key_text());
-    eventually("the change is seen", || {
+    eventually(IN_PROCESS, "the change is seen", || {
         (app.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}")? == 1.0).then_some(())
     });
     let refused = minio.call("POST", "/v1/key/generate/my-key", Some("{}"));
     assert_eq!((refused.status, refused.body.as_str()), (502, "{\"message\":\"failed to read key\"\n}"));
     assert_eq!(minio.decrypt(KEY, &ciphertext, "{}").status, 200);
     app.store.put(KEY, &before);
-    eventually("the right key is back", || {
+    eventually(IN_PROCESS, "the right key is back", || {
         (app.metric("keswarden_key_fingerprint_mismatch{key=\"my-key\"}")? == 0.0).then_some(())
     });
     let (_, later) = minio.generate(KEY, "{}");
@@ -82,7 +82,7 @@ fn a_key_that_is_lost_from_the_store_goes_on_being_served() {
     let minio = app.minio(false);
     let (_, ciphertext) = minio.generate(KEY, "{}");
     app.store.remove(KEY);
-    eventually("a verification has failed", || {
+    eventually(IN_PROCESS, "a verification has failed", || {
         (app.metric("keswarden_key_verifications_total{outcome=\"failed\"}")? > 1.0).then_some(())
     });
     assert_eq!(minio.decrypt(KEY, &ciphertext, "{}").status, 200, "a 404 never drops a key");

@@ -1,10 +1,7 @@
 //! Attacks on a tenant's key, on real OpenBao: deleted, replaced, looked for elsewhere, rolled back. No key is ever made or
 //! taken in its place, the cause is right, and with the right bytes back everything reads.
 
-use crate::{
-    harness::KEY,
-    peers::{Agent, Bao, SOON, policy, succeeded},
-};
+use crate::harness::{Agent, Bao, Client, KEY, SOON, key_text, policy, succeeded};
 use std::{fs, path::Path};
 use tempfile::TempDir;
 
@@ -13,7 +10,8 @@ fn rounds() -> usize {
     std::env::var("KESWARDEN_TEST_ROUNDS").map_or(3, |rounds| rounds.parse().expect("must be a number"))
 }
 
-struct Tenant {
+/// A tenant whose key is attacked in its Vault.
+struct Attacked {
     version: u8,
     bao: Bao,
     agent: Agent,
@@ -23,33 +21,25 @@ struct Tenant {
     _pins: TempDir,
 }
 
-// === impl Tenant ===
+// === impl Attacked ===
 
-impl Tenant {
+impl Attacked {
     /// An agent that made its key at its first start, as a fresh tenant's may, and would again if it were let.
     fn new(version: u8) -> Self {
-        let bao = Bao::unsealed();
-        bao.setup_kv(version, "kv");
+        let bao = Bao::with_kv(version);
         bao.setup_kv(2, "pins");
         let pins = "\npath \"pins/data/keswarden/*\" { capabilities = [\"create\", \"read\"] }\n\
                     path \"pins/metadata/keswarden/*\" { capabilities = [\"read\"] }\n";
-        let (role_id, secret_id) = bao.setup_approle(&(policy(version) + pins));
         let dir = tempfile::tempdir().unwrap();
-        let agent = Agent::new(
-            "attacked",
-            &[
-                ("KESWARDEN_VAULT_ADDR", bao.addr()),
-                ("KESWARDEN_VAULT_CACERT", bao.ca_path().to_string_lossy().into_owned()),
-                ("KESWARDEN_VAULT_ROLE_ID", role_id),
-                ("KESWARDEN_VAULT_SECRET_ID", secret_id),
-                ("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()),
-                ("KESWARDEN_KEY_NAME", KEY.to_owned()),
-                ("KESWARDEN_KEY_CREATE", "if-new".to_owned()),
-                ("KESWARDEN_PIN_KV", "pins/keswarden".to_owned()),
-                ("KESWARDEN_PIN_DIR", dir.path().to_string_lossy().into_owned()),
-                ("KESWARDEN_VERIFY_INTERVAL", "200ms".to_owned()),
-            ],
-        );
+        let mut settings = bao.approle_vars(&(policy(version) + pins));
+        settings.extend([
+            ("KESWARDEN_KEY_NAME", KEY.to_owned()),
+            ("KESWARDEN_KEY_CREATE", "if-new".to_owned()),
+            ("KESWARDEN_PIN_KV", "pins/keswarden".to_owned()),
+            ("KESWARDEN_PIN_DIR", dir.path().to_string_lossy().into_owned()),
+            ("KESWARDEN_VERIFY_INTERVAL", "200ms".to_owned()),
+        ]);
+        let agent = Agent::new("attacked", &settings);
         let mut tenant = Self { version, bao, agent, key: String::new(), sealed: String::new(), _pins: dir };
         if version == 1 {
             // It forgets what is deleted, so a first key is for somebody to ask for.
@@ -67,8 +57,8 @@ impl Tenant {
         tenant
     }
 
-    fn client(&self) -> crate::harness::Client {
-        crate::harness::Client::of(&self.agent)
+    fn client(&self) -> Client {
+        Client::of(&self.agent)
     }
 
     /// What is stored under the key's name, whatever it is.
@@ -121,8 +111,8 @@ impl Tenant {
 }
 
 fn under_attack(version: u8) {
-    let mut tenant = Tenant::new(version);
-    let another = crate::harness::key_text();
+    let mut tenant = Attacked::new(version);
+    let another = key_text();
     for round in 0..rounds() {
         println!("K/V v{version}, round {round}");
         tenant.delete();
@@ -166,7 +156,7 @@ fn under_attack(version: u8) {
 }
 
 /// A snapshot from before the key was made takes key and pin alike out of Vault: the other pins still know.
-fn rolled_back(mut tenant: Tenant) {
+fn rolled_back(mut tenant: Attacked) {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let with_key = file("with-key");

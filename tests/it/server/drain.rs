@@ -1,8 +1,9 @@
 //! The end, and a beginning that fails: who asked is answered, who comes is refused, and nobody else holds it up.
 
-use crate::{
-    harness::{App, KEY, eventually, key_text},
-    server::attack::{DATA, HEADERS, ask, http2, raw, rest, serving, still_serves, until_frame},
+use crate::harness::{
+    App, IN_PROCESS, KEY, eventually,
+    http2::{DATA, HEADERS, ask, http2, raw, rest, until_frame},
+    key_text,
 };
 use keswarden::{exit, keystore::memory::MemoryStore};
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 #[test]
 fn who_comes_after_the_drain_began_is_refused_at_once_and_who_asked_before_is_answered() {
-    let kes = serving();
+    let kes = App::server_with_one_key();
     let mut stream = raw(&kes, b"http/1.1");
     stream
         .write_all(
@@ -27,7 +28,7 @@ fn who_comes_after_the_drain_began_is_refused_at_once_and_who_asked_before_is_an
     assert_eq!(wanted, *b"HTTP/1.1 100 Continue\r\n\r\n", "it is under way once its body is wanted");
     let begun = Instant::now();
     kes.drain();
-    eventually("who comes is refused", || {
+    eventually(IN_PROCESS, "who comes is refused", || {
         let refused = TcpStream::connect(kes.api).err()?;
         (refused.kind() == ErrorKind::ConnectionRefused).then_some(())
     });
@@ -42,12 +43,12 @@ fn who_comes_after_the_drain_began_is_refused_at_once_and_who_asked_before_is_an
 
 #[test]
 fn who_has_not_shaken_hands_does_not_hold_up_the_end() {
-    let kes = serving();
+    let kes = App::server_with_one_key();
     let _silent = TcpStream::connect(kes.api).unwrap();
     let mut slow = TcpStream::connect(kes.api).unwrap();
     slow.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
     // Connections are accepted in turn.
-    still_serves(&kes);
+    kes.still_serves();
     let begun = Instant::now();
     kes.stop().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
@@ -55,7 +56,7 @@ fn who_has_not_shaken_hands_does_not_hold_up_the_end() {
 
 #[test]
 fn who_has_nothing_under_way_does_not_hold_up_the_end() {
-    let kes = serving();
+    let kes = App::server_with_one_key();
     let mut slow = raw(&kes, b"http/1.1");
     slow.write_all(b"GET /version HTTP/1.1\r\nX-Slow: ").unwrap();
     slow.flush().unwrap();
@@ -73,7 +74,7 @@ fn who_has_nothing_under_way_does_not_hold_up_the_end() {
 /// Nobody listens until the gate has passed, so that two may have the address.
 #[test]
 fn an_address_that_another_one_took_while_the_gate_waited_is_named() {
-    let address = format!("127.0.0.1:{}", crate::peers::free_port());
+    let address = format!("127.0.0.1:{}", crate::harness::free_port());
     let waiting = || App::start(Arc::new(MemoryStore::new()), &[("KESWARDEN_ADDR", &address)]);
     let (first, second) = (waiting(), waiting());
     first.store.put(KEY, &key_text());

@@ -1,18 +1,14 @@
 //! The disaster itself: MinIO asks for its default key at its start, finds none, and asks for a new one. Two nodes, each with a
 //! `keswarden server` of its own, on real OpenBao; nothing is set but KES's own file.
 
-use crate::{
-    harness::key_text,
-    peers::{Bao, Minio, SOON},
-    server::drop_in::{Server, Store, make_certificate, server_config, vault},
-};
+use crate::harness::{Bao, Launch, Minio, SOON, Server, key_text, make_certificate, policy, vault_yaml};
 use keswarden::identity::ApiKey;
 use std::fs;
 use tempfile::TempDir;
 
 const KEY: &str = "minio-default-key";
 
-struct Cluster {
+struct Nodes {
     bao: Bao,
     dir: TempDir,
     servers: Vec<Server>,
@@ -20,22 +16,23 @@ struct Cluster {
     starts: u32,
 }
 
-// === impl Cluster ===
+// === impl Nodes ===
 
-impl Cluster {
+impl Nodes {
     fn new() -> Self {
-        let (bao, settings) = vault(Store::KvVersion2);
+        let bao = Bao::with_kv(2);
+        let settings = bao.approle_vars(&policy(2));
         let dir = tempfile::tempdir().unwrap();
         let certificate = make_certificate(dir.path());
         let api_key = ApiKey::generate();
-        let content = server_config(dir.path(), &settings, api_key.identity().as_str());
+        let content = vault_yaml(dir.path(), &settings, api_key.identity().as_str());
         fs::write(dir.path().join("server-config.yaml"), content).unwrap();
         let nodes = Minio::cluster(["first", "second"]);
         let mut cluster = Self { bao, dir, servers: Vec::new(), nodes, starts: 0 };
         cluster.start_servers();
         for (node, server) in cluster.nodes.iter_mut().zip(&cluster.servers) {
             node.set(vec![
-                ("MINIO_KMS_KES_ENDPOINT", format!("https://127.0.0.1:{}", server.kes_port)),
+                ("MINIO_KMS_KES_ENDPOINT", format!("https://127.0.0.1:{}", server.api.port())),
                 ("MINIO_KMS_KES_API_KEY", api_key.to_text().expose().to_owned()),
                 ("MINIO_KMS_KES_CAPATH", certificate.to_string_lossy().into_owned()),
                 ("MINIO_KMS_KES_KEY_NAME", KEY.to_owned()),
@@ -47,11 +44,12 @@ impl Cluster {
     /// Nothing is in their memory; the ports are those that MinIO was told.
     fn start_servers(&mut self) {
         self.starts += 1;
-        let ports: Vec<_> = self.servers.drain(..).map(|server| server.kes_port).collect();
+        let ports: Vec<_> = self.servers.drain(..).map(|server| server.api.port()).collect();
         let config = self.dir.path().join("server-config.yaml");
         for (at, name) in ["first", "second"].into_iter().enumerate() {
             let name = format!("{name}-{}", self.starts);
-            self.servers.push(Server::start_with(&name, &config, &[], ports.get(at).copied()));
+            let launch = Launch::with_file(&name, &config).on(ports.get(at).copied());
+            self.servers.push(launch.start());
         }
         self.servers.iter_mut().for_each(Server::ready);
     }
@@ -98,14 +96,14 @@ impl Cluster {
 
 #[test]
 fn a_minio_that_asks_for_a_new_key_under_an_old_name_gets_none_and_stops() {
-    let mut cluster = Cluster::new();
+    let mut cluster = Nodes::new();
     cluster.boots();
     let key = cluster.stored().expect("a first MinIO has its key made");
     let mc = cluster.nodes[0].mc("attacked");
     mc.make_bucket("bucket");
     mc.set_default_key("bucket", KEY);
     mc.put("bucket/object", "written before");
-    let reads = |cluster: &mut Cluster| {
+    let reads = |cluster: &mut Nodes| {
         cluster.start_servers();
         cluster.boots();
         assert_eq!(mc.cat("bucket/object"), "written before");

@@ -1,26 +1,20 @@
 //! What a reload of `keswarden server` does beside its work: with files that hang or are half written, with a key store that
 //! does not pass yet, and while the server drains.
 
-use crate::{
-    harness::{Client, KEY, block_on, eventually, health, key_text, metric},
-    kes_server::{Kes, now},
-    peers::{Holder, Process, SOON, finish, free_port},
+use crate::harness::{
+    App, Holder, IN_PROCESS, KEY, SOON, Server, api_key, block_on, eventually, finish, health, key_text, now,
+    server_yaml,
 };
-use keswarden::{
-    identity::ApiKey,
-    tls::{self, Pair, mint::RunDir, trust::Trust},
-};
+use keswarden::{identity::ApiKey, tls::mint::RunDir};
 use std::{
     fs::{self, File},
     io::Write,
-    net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
-use tempfile::TempDir;
 
 const FAILED: &str = "keswarden_config_reload_failed";
 
@@ -35,80 +29,27 @@ fn once_read(pipe: &Path) -> File {
     const O_NONBLOCK: i32 = 0o4000;
     let mut writing = File::options();
     writing.write(true).custom_flags(O_NONBLOCK);
-    eventually("somebody reads the pipe", || writing.open(pipe).ok())
+    eventually(IN_PROCESS, "somebody reads the pipe", || writing.open(pipe).ok())
 }
 
 fn policy(who: &ApiKey, more: &str) -> String {
     format!("policy:\n  app:\n    allow: [/v1/key/describe/*]\n    identities: [{}]\n{more}", who.identity())
 }
 
-/// The binary, as a process of its own that can be sent signals, and left when it hangs.
-struct Server {
-    process: Process,
-    dir: TempDir,
-    api: SocketAddr,
-    admin: SocketAddr,
-}
-
-// === impl Server ===
-
-impl Server {
-    /// A server over a folder with one key.
-    fn start(more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        RunDir::new(dir.path().to_owned(), &[]).ensure(now()).unwrap();
-        fs::create_dir(dir.path().join("keys")).unwrap();
-        fs::write(dir.path().join("keys").join(KEY), key_text()).unwrap();
-        fs::write(file_in(&dir), Kes::yaml(&dir, more)).unwrap();
-        let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let (api, admin) = (address(), address());
-        let mut process = Process::spawn("the server", command(&dir, api, admin), dir.path().join("log"));
-        process.until(SOON, "is ready", || health(admin, "/readyz").0 == 200);
-        Self { process, dir, api, admin }
-    }
-
-    fn file(&self) -> PathBuf {
-        file_in(&self.dir)
-    }
-
-    fn rewrite(&self, yaml: &str) {
-        fs::write(self.file(), yaml).unwrap();
-    }
-
-    fn client(&self, who: &ApiKey) -> Client {
-        let (certificate, key) = who.certificate(now());
-        let trust = Trust::only(&self.dir.path().join("ca.crt")).unwrap();
-        let pair = Pair { chain: vec![certificate], key };
-        Client::new(tls::client_config(trust, Some(pair)).unwrap(), false, self.api)
-    }
-}
-
-fn file_in(dir: &TempDir) -> PathBuf {
-    dir.path().join("server-config.yaml")
-}
-
-fn command(dir: &TempDir, api: SocketAddr, admin: SocketAddr) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keswarden"));
-    command.args(["server", "--addr", &api.to_string(), "--config"]).arg(file_in(dir));
-    command.env_clear().env("KESWARDEN_ADMIN_ADDR", admin.to_string());
-    command.env("XDG_STATE_HOME", dir.path().join("state"));
-    command
-}
-
 /// The file with another one as `tls.ca`.
-fn with_ca(dir: &TempDir, ca: &Path) -> String {
-    Kes::yaml(dir, "").replace("keystore:", &format!("  ca: {}\nkeystore:", ca.display()))
+fn with_ca(dir: &Path, ca: &Path) -> String {
+    server_yaml(dir, "").replace("keystore:", &format!("  ca: {}\nkeystore:", ca.display()))
 }
 
 #[test]
 fn a_request_that_waits_for_a_key_gets_it_though_the_drain_has_begun() {
-    let kes = Kes::over_a_folder(&key_text());
+    let kes = App::server_over_a_folder(&key_text());
     let slow = pipe(kes.dir.path().join("keys/slow"));
-    let (client, admin) = (kes.client(Some(&Kes::admin()), false), kes.admin);
+    let (client, admin) = (kes.admin_client(false), kes.admin);
     let asking = thread::spawn(move || client.call("GET", "/v1/key/describe/slow", None));
     let mut writing = once_read(&slow);
     let stopping = thread::spawn(move || kes.stop().is_ok());
-    eventually("it drains", || health(admin, "/readyz").1.contains("draining").then_some(()));
+    eventually(IN_PROCESS, "it drains", || health(admin, "/readyz").1.contains("draining").then_some(()));
     writing.write_all(key_text().as_bytes()).unwrap();
     drop(writing);
     let answer = asking.join().unwrap();
@@ -119,14 +60,14 @@ fn a_request_that_waits_for_a_key_gets_it_though_the_drain_has_begun() {
 #[test]
 fn a_key_that_comes_into_use_while_another_store_is_tried_must_be_there_as_well() {
     let right = key_text();
-    let kes = Kes::over_a_folder(&right);
-    let client = kes.client(Some(&Kes::admin()), false);
+    let kes = App::server_over_a_folder(&right);
+    let client = kes.admin_client(false);
     let (_, sealed) = client.generate(KEY, "{}");
     let (keys, other) = (kes.dir.path().join("keys"), kes.dir.path().join("other"));
     fs::create_dir(&other).unwrap();
     let slow = pipe(other.join(KEY));
-    let app = Kes::key(1);
-    fs::write(kes.file(), Kes::yaml(&kes.dir, &policy(&app, "")).replace("/keys\n", "/other\n")).unwrap();
+    let app = api_key(1);
+    fs::write(kes.file(), server_yaml(&kes.dir, &policy(&app, "")).replace("/keys\n", "/other\n")).unwrap();
     let mut writing = once_read(&slow);
     let described = kes.client(Some(&app), false).call("GET", &format!("/v1/key/describe/{KEY}"), None);
     assert_eq!(described.status, 200, "the policies do not wait for it");
@@ -140,11 +81,11 @@ fn a_key_that_comes_into_use_while_another_store_is_tried_must_be_there_as_well(
     writing.write_all(right.as_bytes()).unwrap();
     drop(writing);
     let failed = || kes.metric(FAILED);
-    eventually("the new store is not taken without it", || (failed()? == 1.0).then_some(()));
+    eventually(IN_PROCESS, "the new store is not taken without it", || (failed()? == 1.0).then_some(()));
     assert_eq!(client.decrypt("late", &late, "{}").status, 200);
 
     fs::copy(keys.join("late"), other.join("late")).unwrap();
-    eventually("it is taken with it", || (failed()? == 0.0).then_some(()));
+    eventually(IN_PROCESS, "it is taken with it", || (failed()? == 0.0).then_some(()));
     fs::remove_dir_all(keys).unwrap();
     for (name, ciphertext) in [(KEY, &sealed), ("late", &late)] {
         assert_eq!(client.decrypt(name, ciphertext, "{}").status, 200, "{name}");
@@ -153,12 +94,12 @@ fn a_key_that_comes_into_use_while_another_store_is_tried_must_be_there_as_well(
 
 #[test]
 fn a_key_store_that_does_not_pass_holds_up_neither_a_revocation_nor_a_certificate() {
-    let (key, app) = (key_text(), Kes::key(1));
-    let kes = Kes::over_a_folder(&key);
-    let (client, admin) = (kes.client(Some(&app), false), kes.client(Some(&Kes::admin()), false));
+    let (key, app) = (key_text(), api_key(1));
+    let kes = App::server_over_a_folder(&key);
+    let (client, admin) = (kes.client(Some(&app), false), kes.admin_client(false));
     let status = || client.call("GET", &format!("/v1/key/describe/{KEY}"), None).status;
     kes.rewrite(&policy(&app, ""));
-    eventually("the policy is in force", || (status() == 200).then_some(()));
+    eventually(IN_PROCESS, "the policy is in force", || (status() == 200).then_some(()));
     let (_, sealed) = admin.generate(KEY, "{}");
 
     // Without the policy, with a key store that is not there, a key that nobody can make in it, and another certificate.
@@ -167,12 +108,15 @@ fn a_key_store_that_does_not_pass_holds_up_neither_a_revocation_nor_a_certificat
     for file in ["server.key", "server.crt", "ca.crt"] {
         fs::copy(other.path().join(file), kes.dir.path().join(file)).unwrap();
     }
-    let moved = Kes::yaml(&kes.dir, &format!("keys: [{{ name: {KEY} }}]\n")).replace("/keys\n", "/missing\n");
+    let moved =
+        server_yaml(&kes.dir, &format!("keys: [{{ name: {KEY} }}]\n")).replace("/keys\n", "/missing\n");
     fs::write(kes.file(), moved).unwrap();
     let failed = || kes.metric(FAILED);
-    eventually("who was struck from the file may do nothing more", || (status() == 403).then_some(()));
-    eventually("the key store does not pass", || (failed()? == 1.0).then_some(()));
-    let fresh = kes.client(Some(&Kes::admin()), false);
+    eventually(IN_PROCESS, "who was struck from the file may do nothing more", || {
+        (status() == 403).then_some(())
+    });
+    eventually(IN_PROCESS, "the key store does not pass", || (failed()? == 1.0).then_some(()));
+    let fresh = kes.admin_client(false);
     assert!(block_on(fresh.send("GET", "/version", None)).is_ok(), "the new certificate is served");
     assert_eq!(admin.decrypt(KEY, &sealed, "{}").status, 200, "the former key store serves on");
 
@@ -181,19 +125,19 @@ fn a_key_store_that_does_not_pass_holds_up_neither_a_revocation_nor_a_certificat
     fs::create_dir(&filled).unwrap();
     fs::write(filled.join(KEY), key).unwrap();
     fs::rename(filled, kes.dir.path().join("missing")).unwrap();
-    eventually("the new key store is in use", || (failed()? == 0.0).then_some(()));
+    eventually(IN_PROCESS, "the new key store is in use", || (failed()? == 0.0).then_some(()));
     fs::remove_dir_all(kes.dir.path().join("keys")).unwrap();
     assert_eq!((status(), admin.decrypt(KEY, &sealed, "{}").status), (403, 200));
 }
 
 #[test]
 fn a_pipe_in_place_of_a_file_stops_nothing() {
-    let mut server = Server::start("");
-    let ca = pipe(server.dir.path().join("ca.pipe"));
-    server.rewrite(&with_ca(&server.dir, &ca));
+    let mut server = Server::over_one_key("");
+    let ca = pipe(server.dir().join("ca.pipe"));
+    server.rewrite(&with_ca(server.dir(), &ca));
     server.process.says(SOON, "ca.pipe is no regular file");
     assert_eq!(health(server.admin, "/livez").0, 200);
-    let admin = server.client(&Kes::admin());
+    let admin = server.admin_client(false);
     let described = admin.call("GET", &format!("/v1/key/describe/{KEY}"), None);
     assert_eq!(described.status, 200, "a key is used for the first time");
 
@@ -201,16 +145,16 @@ fn a_pipe_in_place_of_a_file_stops_nothing() {
     pipe(server.file());
     server.process.says(SOON, "server-config.yaml is no regular file");
     fs::remove_file(server.file()).unwrap();
-    server.rewrite(&Kes::yaml(&server.dir, ""));
-    eventually("the file is in force again", || (metric(server.admin, FAILED)? == 0.0).then_some(()));
-    pipe(server.dir.path().join("another.pipe"));
-    server.rewrite(&with_ca(&server.dir, &server.dir.path().join("another.pipe")));
+    server.rewrite(&server_yaml(server.dir(), ""));
+    eventually(IN_PROCESS, "the file is in force again", || (server.metric(FAILED)? == 0.0).then_some(()));
+    pipe(server.dir().join("another.pipe"));
+    server.rewrite(&with_ca(server.dir(), &server.dir().join("another.pipe")));
     server.process.says(SOON, "another.pipe is no regular file");
     server.process.signal("TERM");
     assert_eq!(server.process.wait(SOON), 0);
 
     // A start with one ends, and says why.
-    let output = finish(&mut command(&server.dir, server.api, server.admin), "", SOON);
+    let output = finish(&mut server.command(), "", SOON);
     let says = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{says}");
     assert!(says.contains("another.pipe is no regular file"), "{says}");
@@ -238,12 +182,12 @@ sys.stdin.read()
 
 #[test]
 fn a_file_system_that_hangs_stops_nothing() {
-    let mut server = Server::start("");
-    let ca = server.dir.path().join("ca.crt");
-    server.rewrite(&with_ca(&server.dir, &ca));
+    let mut server = Server::over_one_key("");
+    let ca = server.dir().join("ca.crt");
+    server.rewrite(&with_ca(server.dir(), &ca));
     let reloaded = "keswarden_config_reloads_total{outcome=\"ok\"}";
-    eventually("the file is in force", || (metric(server.admin, reloaded)? == 1.0).then_some(()));
-    let admin = server.client(&Kes::admin());
+    eventually(IN_PROCESS, "the file is in force", || (server.metric(reloaded)? == 1.0).then_some(()));
+    let admin = server.admin_client(false);
     let lease = lease_on(&ca);
     server.process.says(SOON, "does their file system hang?");
     assert_eq!(health(server.admin, "/livez").0, 200);
@@ -256,14 +200,14 @@ fn a_file_system_that_hangs_stops_nothing() {
 
 #[test]
 fn a_half_written_file_is_not_taken_because_somebody_asks_for_a_reload() {
-    let app = Kes::key(1);
+    let app = api_key(1);
     let half = policy(&app, "");
     let whole = policy(&app, &format!("    deny: [/v1/key/describe/{KEY}]\n"));
-    let mut server = Server::start(&whole);
-    let client = server.client(&app);
+    let mut server = Server::over_one_key(&whole);
+    let client = server.client(&app, false);
     let status = || client.call("GET", &format!("/v1/key/describe/{KEY}"), None).status;
     assert_eq!(status(), 403);
-    let [half, whole] = [half, whole].map(|policies| Kes::yaml(&server.dir, &policies));
+    let [half, whole] = [half, whole].map(|policies| server_yaml(server.dir(), &policies));
     // Looks are a second apart, so that what is there for less is not seen twice; on a machine that is too slow for that, nothing
     // is proven, and it is tried again.
     let proven = (0..10).any(|_| {
@@ -281,16 +225,16 @@ fn a_half_written_file_is_not_taken_because_somebody_asks_for_a_reload() {
     });
     assert!(proven, "the machine is too slow for this test");
     let reloads = "keswarden_config_reloads_total{outcome=\"ok\"}";
-    eventually("the file is read again, as it was asked for", || {
-        (metric(server.admin, reloads)? >= 1.0).then_some(())
+    eventually(IN_PROCESS, "the file is read again, as it was asked for", || {
+        (server.metric(reloads)? >= 1.0).then_some(())
     });
-    eventually("the whole file is in force", || (status() == 403).then_some(()));
+    eventually(IN_PROCESS, "the whole file is in force", || (status() == 403).then_some(()));
 }
 
 #[test]
 fn what_takes_a_restart_is_said() {
-    let mut server = Server::start("log: { audit: off }\n");
-    server.rewrite(&Kes::yaml(&server.dir, "").replace("127.0.0.1:7373", "127.0.0.1:7374"));
+    let mut server = Server::over_one_key("log: { audit: off }\n");
+    server.rewrite(&server_yaml(server.dir(), "").replace("127.0.0.1:7373", "127.0.0.1:7374"));
     server.process.says(SOON, "address has changed: that takes a restart");
     server.process.says(SOON, "log.audit has changed: that takes a restart");
 }

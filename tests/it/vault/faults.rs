@@ -1,11 +1,10 @@
-//! The fault matrix: a real OpenBao, and the network before it, in every state that an operator may find them in. In each row a gate that
-//! starts now names the cause within ten seconds, and an agent that has its key goes on sealing and opening; once the fault is over, it
-//! verifies again by itself. Each test says which rows of the matrix it holds; `every_row_has_its_test` holds that none is left out.
+//! The fault matrix: a real OpenBao, and the network before it, in every state that an operator may find them in. A gate that starts
+//! in such a state names the cause within ten seconds. An agent that has its key goes on sealing and opening. Once the fault is over, the
+//! agent verifies again by itself. `every_situation_has_its_test` holds that no situation is left out.
 
 mod audit;
 mod cluster;
 mod credentials;
-mod kes;
 mod keys;
 mod kubernetes;
 mod mounts;
@@ -14,17 +13,10 @@ mod seal;
 mod tls;
 mod transit;
 
-use crate::{
-    harness::{Client, KEY, key_text},
-    peers::{Agent, Bao, Process, Proxy, SOON, Var, eventually, http_get, policy, text},
+use crate::harness::{
+    Agent, Bao, Client, KEY, Proxy, SOON, Var, eventually, key_text, names_its_cause, policy, put_key,
 };
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
-
-/// A gate that starts names its cause within so long.
-const TOLD: Duration = Duration::from_secs(10);
+use std::path::PathBuf;
 
 /// An OpenBao, an agent that reaches it through a proxy and has its key, and what that key has sealed.
 struct Site {
@@ -37,33 +29,10 @@ struct Site {
 
 /// An OpenBao with `my-key` in K/V v2 below `kv/minio`, and the settings of an AppRole that may read it.
 fn with_key() -> (Bao, Vec<Var>) {
-    let bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
+    let bao = Bao::with_kv(2);
     put_key(&bao, &key_text());
-    let pair = approle(&bao, &policy(2));
+    let pair = bao.approle_pair(&policy(2));
     (bao, pair)
-}
-
-fn put_key(bao: &Bao, value: &str) {
-    bao.ok(&["kv", "put", "-cas=0", "-mount=kv", "minio/my-key", "my-key=-"], value);
-}
-
-fn approle(bao: &Bao, policy: &str) -> Vec<Var> {
-    let (role_id, secret_id) = bao.setup_approle(policy);
-    vec![("KESWARDEN_VAULT_ROLE_ID", role_id), ("KESWARDEN_VAULT_SECRET_ID", secret_id)]
-}
-
-/// A gate of these settings names this cause within ten seconds, says what to do, and goes on waiting.
-fn names_its_cause(pod: &mut Agent, cause: &str) -> Process {
-    let begun = Instant::now();
-    let mut init = pod.init();
-    init.says(SOON, &format!(": {cause}: "));
-    let took = begun.elapsed();
-    let log = init.log();
-    assert!(took < TOLD, "{cause}: told after {took:?}\n{log}");
-    assert!(log.contains("fix: "), "{cause}: without a fix\n{log}");
-    assert_eq!(init.ended(), None, "{cause}: it must wait\n{log}");
-    init
 }
 
 // === impl Site ===
@@ -98,9 +67,7 @@ impl Site {
     }
 
     fn metric(&self, line: &str) -> f64 {
-        let page = text(&http_get(self.agent.admin_port(), "/metrics").unwrap().1);
-        let value = page.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
-        value.unwrap_or_else(|| panic!("{line} is not in\n{page}"))
+        self.agent.metric(line)
     }
 
     fn logins(&self) -> f64 {
@@ -163,46 +130,50 @@ impl Site {
     }
 }
 
-/// Each row of the matrix, by its number, and the test that holds it.
-const ROWS: &[(u8, &str, &str)] = &[
-    (1, "seal", "not_initialised_then_sealed_then_unsealed"),
-    (2, "seal", "sealed_while_serving"),
-    (3, "seal", "killed_and_started_sealed"),
-    (4, "network", "a_vault_that_hangs"),
-    (5, "seal", "sealed_for_longer_than_the_token_lives"),
-    (6, "credentials", "a_token_that_is_revoked_and_a_mount_whose_tokens_all_are"),
-    (7, "credentials", "a_policy_that_is_taken_away_and_put_back"),
-    (8, "credentials", "a_role_that_is_deleted"),
-    (9, "credentials", "a_bad_secret_id_never_locks_the_role_out_with_four_pods"),
-    (10, "keys", "a_key_that_is_made_while_the_gate_waits"),
-    (11, "keys", "a_key_that_is_deleted_and_undeleted"),
-    (12, "keys", "a_key_that_is_destroyed"),
-    (13, "keys", "a_key_that_is_removed_and_made_anew"),
-    (14, "keys", "a_key_that_is_written_over_once_and_often"),
-    (15, "keys", "something_that_is_no_key"),
-    (16, "keys", "four_pods_that_make_the_first_key_at_once"),
-    (17, "network", "a_network_that_swallows"),
-    (18, "network", "a_network_that_is_slow"),
-    (19, "network", "half_answers"),
-    (20, "cluster", "leaders_that_die_hang_and_step_down_and_a_lost_quorum"),
-    (21, "mounts", "a_rate_limit"),
-    (22, "audit", "an_audit_device_that_stalls_behind_a_green_health_page"),
-    (23, "mounts", "a_namespace_that_is_sealed_or_locked"),
-    (24, "tls", "server_certificates_that_expire_are_wrong_or_are_replaced"),
-    (25, "tls", "client_certificates_that_expire_and_are_replaced"),
-    (26, "tls", "a_clock_that_is_wrong"),
-    (27, "keys", "a_snapshot_from_before_the_key"),
-    (28, "mounts", "a_mount_that_is_disabled_or_changes_its_version"),
-    (29, "transit", "a_transit_key_that_is_rotated_retired_or_deleted"),
-    (30, "kubernetes", "a_kubernetes_api_that_is_down"),
+/// Each situation of the matrix, and the test that holds it: its module, and its name.
+const SITUATIONS: &[(&str, &str, &str)] = &[
+    ("not initialised, then sealed, then unsealed", "seal", "not_initialised_then_sealed_then_unsealed"),
+    ("sealed while an agent serves", "seal", "sealed_while_serving"),
+    ("killed, and started sealed", "seal", "killed_and_started_sealed"),
+    ("takes connections and answers nothing", "network", "a_vault_that_hangs"),
+    ("sealed for longer than a token lives", "seal", "sealed_for_longer_than_the_token_lives"),
+    ("tokens revoked", "credentials", "a_token_that_is_revoked_and_a_mount_whose_tokens_all_are"),
+    ("policy taken away", "credentials", "a_policy_that_is_taken_away_and_put_back"),
+    ("role deleted", "credentials", "a_role_that_is_deleted"),
+    ("secret_id wrong, four pods", "credentials", "a_bad_secret_id_never_locks_the_role_out_with_four_pods"),
+    ("key missing, made later", "keys", "a_key_that_is_made_while_the_gate_waits"),
+    ("key deleted, then undeleted", "keys", "a_key_that_is_deleted_and_undeleted"),
+    ("key destroyed", "keys", "a_key_that_is_destroyed"),
+    ("key removed with its history, made anew", "keys", "a_key_that_is_removed_and_made_anew"),
+    ("key written over", "keys", "a_key_that_is_written_over_once_and_often"),
+    ("entry garbled", "keys", "something_that_is_no_key"),
+    ("key missing, four pods make one", "keys", "four_pods_that_make_the_first_key_at_once"),
+    ("packets lost", "network", "a_network_that_swallows"),
+    ("answers slow", "network", "a_network_that_is_slow"),
+    ("answers cut off", "network", "half_answers"),
+    ("leader or quorum lost", "cluster", "leaders_that_die_hang_and_step_down_and_a_lost_quorum"),
+    ("requests throttled", "mounts", "a_rate_limit"),
+    ("audit device stalls", "audit", "an_audit_device_that_stalls_behind_a_green_health_page"),
+    ("namespace sealed or locked", "mounts", "a_namespace_that_is_sealed_or_locked"),
+    ("server certificate wrong or ended", "tls", "server_certificates_that_expire_are_wrong_or_are_replaced"),
+    ("client certificate ended", "tls", "client_certificates_that_expire_and_are_replaced"),
+    ("clock wrong", "tls", "a_clock_that_is_wrong"),
+    ("storage rolled back", "keys", "a_snapshot_from_before_the_key"),
+    ("mount disabled or of another version", "mounts", "a_mount_that_is_disabled_or_changes_its_version"),
+    (
+        "transit key rotated, retired or deleted",
+        "transit",
+        "a_transit_key_that_is_rotated_retired_or_deleted",
+    ),
+    ("Kubernetes API away", "kubernetes", "a_kubernetes_api_that_is_down"),
 ];
 
 #[test]
-fn every_row_has_its_test() {
+fn every_situation_has_its_test() {
+    assert_eq!(SITUATIONS.len(), 30);
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/vault/faults");
-    for (at, (row, file, test)) in ROWS.iter().enumerate() {
-        assert_eq!(usize::from(*row), at + 1, "the rows are counted");
-        let content = std::fs::read_to_string(folder.join(format!("{file}.rs"))).unwrap();
-        assert!(content.contains(&format!("#[test]\nfn {test}()")), "row {row}: {file}.rs has no {test}");
+    for (situation, module, test) in SITUATIONS {
+        let content = std::fs::read_to_string(folder.join(format!("{module}.rs"))).unwrap();
+        assert!(content.contains(&format!("#[test]\nfn {test}()")), "{situation}: {module}.rs has no {test}");
     }
 }

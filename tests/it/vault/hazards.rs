@@ -2,9 +2,9 @@
 //! them are held where they belong: versions and deletion times in `answers`, renewal and Retry-After in `lease`, certificates that
 //! are read again in `login`.
 
-use crate::{
-    harness::KEY,
-    vault::answers::{LEADER, LOGIN, MOUNT, UNSEALED, UNSET, Vault, init, says},
+use crate::harness::{
+    KEY, ScriptedVault,
+    scripted_vault::{LEADER, LOGIN, MOUNT, UNSEALED, UNSET, init, says},
 };
 use std::{
     net::TcpListener,
@@ -33,11 +33,12 @@ fn members_that_are_new_or_not_there_are_no_reason_to_fail() {
         r#"{"initialized":true,"sealed":false}"#,
         r#"{"type":"shamir","initialized":true,"sealed":false,"t":3,"n":5,"new":{"a":[1]},"commit_date":"x"}"#,
     ] {
-        let vault = Vault::good([("GET /v1/sys/seal-status", (200, body)), LEADER, (LOGIN_PATH, DENIED)]);
+        let vault =
+            ScriptedVault::good([("GET /v1/sys/seal-status", (200, body)), LEADER, (LOGIN_PATH, DENIED)]);
         says(vault.init(&[]), 77, &["login_refused"]);
     }
     let trouble = (KEY_PATH, (500, r#"{"errors":["internal error"]}"#));
-    let vault = Vault::good([UNSEALED, LOGIN, MOUNT, GREEN, trouble]);
+    let vault = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, GREEN, trouble]);
     says(
         vault.init(&[]),
         69,
@@ -45,7 +46,7 @@ fn members_that_are_new_or_not_there_are_no_reason_to_fail() {
     );
     // A health page that is red says it itself.
     let red = (GREEN.0, (503, r#"{"initialized":true,"sealed":true}"#));
-    let vault = Vault::good([UNSEALED, LOGIN, MOUNT, red, trouble]);
+    let vault = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, red, trouble]);
     says(vault.init(&[]), 69, &["vault_unhealthy: "]);
 }
 
@@ -53,7 +54,7 @@ fn members_that_are_new_or_not_there_are_no_reason_to_fail() {
 fn a_namespace_goes_where_it_belongs_and_never_to_the_health_page() {
     let trouble = (KEY_PATH, (500, r#"{"errors":["internal error"]}"#));
     let namespaces = [("KESWARDEN_VAULT_NAMESPACE", "team"), ("KESWARDEN_VAULT_AUTH_NAMESPACE", "people")];
-    let vault = Vault::good([UNSEALED, LOGIN, MOUNT, GREEN, trouble]);
+    let vault = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, GREEN, trouble]);
     says(vault.init(&namespaces), 69, &["vault_unhealthy_behind_green_health"]);
     let asked = vault.asked.lock().unwrap();
     for (request, namespace) in asked.iter() {
@@ -82,19 +83,19 @@ fn a_token_is_sent_to_nobody_whom_a_redirect_names() {
             counted.fetch_add(1, Ordering::SeqCst);
         }
     });
-    let vault = Vault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (307, there))]);
+    let vault = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (307, there))]);
     says(vault.init(&[]), 69, &["vault_standby_without_leader"]);
-    let vault = Vault::good([UNSEALED, (LOGIN_PATH, (307, there))]);
+    let vault = ScriptedVault::good([UNSEALED, (LOGIN_PATH, (307, there))]);
     says(vault.init(&[]), 69, &["vault_unhealthy: ", "answered 307, to https://"]);
     // A path of the same host that is another one is not followed either.
-    let vault = Vault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (307, "/v1/kv/data/other"))]);
+    let vault = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (307, "/v1/kv/data/other"))]);
     says(vault.init(&[]), 69, &["vault_unhealthy: ", "/v1/kv/data/other"]);
     assert_eq!(connections.load(Ordering::SeqCst), 0, "nobody else is even asked");
 }
 
 #[test]
 fn nobody_is_trusted_beside_the_ca_that_was_named() {
-    let (vault, other) = (Vault::good([]), Vault::good([]));
+    let (vault, other) = (ScriptedVault::good([]), ScriptedVault::good([]));
     let (own, others) = (vault.ca(), other.ca());
     let (own, others) = (own.to_str().unwrap(), others.to_str().unwrap());
     // The system trusts it, and nothing in the environment switches the check off.
@@ -105,7 +106,7 @@ fn nobody_is_trusted_beside_the_ca_that_was_named() {
 
 #[test]
 fn nothing_of_the_environment_is_used_unsaid() {
-    let vault = Vault::good([UNSEALED, LEADER, (LOGIN_PATH, DENIED)]);
+    let vault = ScriptedVault::good([UNSEALED, LEADER, (LOGIN_PATH, DENIED)]);
     says(vault.init(&[("VAULT_TOKEN", "s.secret-token")]), 77, &["login_refused"]);
     let (dir, ca) = (tempfile::tempdir().unwrap(), vault.ca());
     let address = format!("https://127.0.0.1:{}", vault.port);
@@ -122,7 +123,7 @@ fn nothing_of_the_environment_is_used_unsaid() {
 
 #[test]
 fn odd_tokens_and_namespaces_are_refused_and_never_shown() {
-    let vault = Vault::good([UNSEALED]);
+    let vault = ScriptedVault::good([UNSEALED]);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("secret-id");
     for content in ["the-secret-id\nmore", "the-secret-id\r\nX-Evil: 1", "the-secret-id\0"] {
@@ -144,8 +145,8 @@ fn odd_tokens_and_namespaces_are_refused_and_never_shown() {
 #[test]
 fn neither_a_trace_nor_a_backtrace_shows_a_secret_or_our_own_inside() {
     for more in [("KESWARDEN_LOG", "trace"), ("RUST_BACKTRACE", "full")] {
-        let refused = Vault::good([UNSEALED, LEADER, (LOGIN_PATH, DENIED)]);
-        let garbled = Vault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (200, "{\"data\":{\"da"))]);
+        let refused = ScriptedVault::good([UNSEALED, LEADER, (LOGIN_PATH, DENIED)]);
+        let garbled = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (200, "{\"data\":{\"da"))]);
         for (vault, cause) in [(&refused, "login_refused"), (&garbled, "vault_unhealthy")] {
             let (_, text) = vault.init(&[more]);
             assert!(text.contains(cause), "{text}");

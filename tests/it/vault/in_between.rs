@@ -1,9 +1,9 @@
 //! What stands between us and Vault, or in its place: a mesh, a gateway or an ingress whose answers say nothing of tokens and keys, and
 //! nodes of which some hang. From servers that fail on any request that they do not expect.
 
-use crate::{
-    harness::closed_port,
-    vault::answers::{LEADER, LOGIN, MOUNT, UNSEALED, UNSET, Vault, init, says},
+use crate::harness::{
+    ScriptedVault, closed_port,
+    scripted_vault::{LEADER, LOGIN, MOUNT, UNSEALED, UNSET, init, says},
 };
 use std::{net::TcpListener, sync::atomic::Ordering, time::Instant};
 
@@ -14,14 +14,14 @@ const SEAL_STATUS: &str = "GET /v1/sys/seal-status";
 #[test]
 fn a_403_of_a_mesh_is_no_word_about_the_token() {
     for body in ["RBAC: access denied", "<html>forbidden</html>", "{\"code\":403}"] {
-        let vault = Vault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (403, body))]);
+        let vault = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (403, body))]);
         says(vault.init(&[]), 69, &["vault_unhealthy: ", "not Vault's"]);
         assert_eq!(vault.logins.load(Ordering::SeqCst), 1, "the token is kept, and used on");
         let kept = std::fs::read_to_string(vault.run_dir().join("agent/vault-token.json")).unwrap();
         assert!(kept.contains("s.secret-token"), "the token is left to the next process");
-        let login = Vault::good([UNSEALED, (LOGIN_PATH, (403, body))]);
+        let login = ScriptedVault::good([UNSEALED, (LOGIN_PATH, (403, body))]);
         says(login.init(&[]), 69, &["vault_unhealthy: ", "not Vault's"]);
-        let sealed = Vault::good([(SEAL_STATUS, (403, body))]);
+        let sealed = ScriptedVault::good([(SEAL_STATUS, (403, body))]);
         says(sealed.init(&[]), 69, &["vault_unhealthy: ", "not Vault's"]);
     }
 }
@@ -35,7 +35,7 @@ fn a_404_of_a_gateway_is_no_word_about_the_key() {
         "404 page not found",
         "",
     ] {
-        let vault = Vault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (404, body))]);
+        let vault = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (404, body))]);
         let (code, text) = vault.init(&[("KESWARDEN_KEY_CREATE", "if-new")]);
         assert!(code == 69 && text.contains("not Vault's") && !text.contains("key_missing"), "{text}");
     }
@@ -44,14 +44,18 @@ fn a_404_of_a_gateway_is_no_word_about_the_key() {
 #[test]
 fn a_200_or_400_of_something_else_is_no_word_about_the_seal_or_the_credentials() {
     for body in [r#"{"status":"ok"}"#, "{}", r#"{"initialized":true}"#, "[]"] {
-        says(Vault::good([(SEAL_STATUS, (200, body))]).init(&[]), 69, &["vault_unhealthy: ", "not Vault's"]);
+        says(
+            ScriptedVault::good([(SEAL_STATUS, (200, body))]).init(&[]),
+            69,
+            &["vault_unhealthy: ", "not Vault's"],
+        );
     }
-    let vault = Vault::good([UNSEALED, (LOGIN_PATH, (400, "<html>Bad request</html>"))]);
+    let vault = ScriptedVault::good([UNSEALED, (LOGIN_PATH, (400, "<html>Bad request</html>"))]);
     says(vault.init(&[]), 69, &["vault_unhealthy: ", "not Vault's"]);
     assert!(!vault.run_dir().join("agent/vault-refused.json").exists(), "nobody has refused the pair");
     // A refusal that is not of the pair does not rest for a quarter of an hour.
     let cidr = r#"{"errors":["source address \"10.0.0.1\" unauthorized by CIDR restrictions on the role"]}"#;
-    let vault = Vault::good([UNSEALED, (LOGIN_PATH, (400, cidr))]);
+    let vault = ScriptedVault::good([UNSEALED, (LOGIN_PATH, (400, cidr))]);
     says(vault.init(&[]), 77, &["login_refused", "CIDR"]);
     assert!(!vault.run_dir().join("agent/vault-refused.json").exists());
 }
@@ -59,10 +63,10 @@ fn a_200_or_400_of_something_else_is_no_word_about_the_seal_or_the_credentials()
 #[test]
 fn a_redirect_says_what_it_is() {
     let to: &'static str = "https://sso.example.com/login?next=/v1/kv";
-    let sso = Vault::good([(SEAL_STATUS, (307, to))]);
+    let sso = ScriptedVault::good([(SEAL_STATUS, (307, to))]);
     says(sso.init(&[]), 69, &["vault_unhealthy: ", "sso.example.com", "single sign-on"]);
     let leader: &'static str = "https://10.1.2.3:8200/v1/auth/approle/login";
-    let standby = Vault::good([UNSEALED, (LOGIN_PATH, (307, leader))]);
+    let standby = ScriptedVault::good([UNSEALED, (LOGIN_PATH, (307, leader))]);
     says(standby.init(&[]), 69, &["vault_standby_without_leader", "10.1.2.3:8200", "KESWARDEN_VAULT_ADDR"]);
 }
 
@@ -70,7 +74,7 @@ fn a_redirect_says_what_it_is() {
 fn ttls_that_nobody_lives_to_see_are_no_reason_to_panic() {
     let forever = r#"{"auth":{"client_token":"s.secret-token","lease_duration":18446744073709551615,"renewable":true}}"#;
     let denied = (403, r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#);
-    let vault = Vault::good([
+    let vault = ScriptedVault::good([
         UNSEALED,
         (LOGIN_PATH, (200, forever)),
         MOUNT,
@@ -90,7 +94,7 @@ fn silent() -> (TcpListener, String) {
 #[test]
 fn a_node_that_hangs_is_left_for_one_that_does_not() {
     let refused = (400, r#"{"errors":["invalid role or secret ID"]}"#);
-    let well = Vault::good([UNSEALED, LEADER, (LOGIN_PATH, refused)]);
+    let well = ScriptedVault::good([UNSEALED, LEADER, (LOGIN_PATH, refused)]);
     let ((_one, first), (_two, second)) = (silent(), silent());
     let closed = format!("https://127.0.0.1:{}", closed_port());
     let good = format!("https://127.0.0.1:{}", well.port);
@@ -114,9 +118,11 @@ fn a_node_that_hangs_is_left_for_one_that_does_not() {
 
 #[test]
 fn of_several_nodes_the_one_that_says_most_is_told_of_and_not_by_turns() {
-    let sealed =
-        Vault::good([(SEAL_STATUS, (200, r#"{"initialized":true,"sealed":true,"t":3,"progress":1}"#))]);
-    let empty = Vault::good([(SEAL_STATUS, (200, r#"{"initialized":false,"sealed":true}"#))]);
+    let sealed = ScriptedVault::good([(
+        SEAL_STATUS,
+        (200, r#"{"initialized":true,"sealed":true,"t":3,"progress":1}"#),
+    )]);
+    let empty = ScriptedVault::good([(SEAL_STATUS, (200, r#"{"initialized":false,"sealed":true}"#))]);
     let both = format!(
         "{}{}",
         std::fs::read_to_string(sealed.ca()).unwrap(),
@@ -141,10 +147,10 @@ fn of_several_nodes_the_one_that_says_most_is_told_of_and_not_by_turns() {
 
 #[test]
 fn what_goes_on_is_not_said_each_second_and_not_asked_each_moment() {
-    let expired = Vault::start("127.0.0.1", (-9, -2), [].into());
+    let expired = ScriptedVault::start("127.0.0.1", (-9, -2), [].into());
     let (_, text) = expired.init(&[("KESWARDEN_GATE_TIMEOUT", "4s")]);
     assert_eq!(text.matches("waiting").count(), 1, "{text}");
-    let broken = Vault::good([
+    let broken = ScriptedVault::good([
         UNSEALED,
         (LOGIN_PATH, (500, r#"{"errors":["internal error"]}"#)),
         (LEADER.0, (503, "{}")),
@@ -160,7 +166,7 @@ fn what_goes_on_is_not_said_each_second_and_not_asked_each_moment() {
 fn a_pair_that_a_standby_refuses_rests_and_the_line_says_that_it_may_be_new() {
     let refused = (400, r#"{"errors":["invalid role or secret ID"]}"#);
     let standby = (LEADER.0, (200, r#"{"initialized":true,"sealed":false,"standby":true}"#));
-    let vault = Vault::good([UNSEALED, standby, (LOGIN_PATH, refused)]);
+    let vault = ScriptedVault::good([UNSEALED, standby, (LOGIN_PATH, refused)]);
     says(vault.init(&[]), 77, &["login_refused", "the node is a standby", "SIGHUP"]);
     assert_eq!(vault.logins.load(Ordering::SeqCst), 1);
 }
@@ -169,7 +175,7 @@ fn a_pair_that_a_standby_refuses_rests_and_the_line_says_that_it_may_be_new() {
 #[test]
 fn a_given_token_in_its_last_second_is_dead() {
     let last = r#"{"data":{"ttl":0,"expire_time":"2026-01-01T00:00:00Z","renewable":false}}"#;
-    let vault = Vault::good([UNSEALED, ("GET /v1/auth/token/lookup-self", (200, last))]);
+    let vault = ScriptedVault::good([UNSEALED, ("GET /v1/auth/token/lookup-self", (200, last))]);
     let token = [
         ("KESWARDEN_VAULT_TOKEN", "s.secret-token"),
         ("KESWARDEN_VAULT_ROLE_ID", UNSET),

@@ -1,8 +1,7 @@
 //! Ways to log in to a real OpenBao, what one process leaves to the next, and several addresses.
 
-use crate::{
-    harness::{KEY, closed_port, key_text},
-    peers::{Agent, Bao, SOON, Var, finish, http_get, policy, succeeded, text},
+use crate::harness::{
+    Agent, Bao, KEY, SOON, Var, closed_port, eventually, finish, key_text, policy, succeeded, text,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{fs, path::Path, process::Command};
@@ -11,8 +10,7 @@ const ROLE: &str = "auth/approle/role/minio-sidecar";
 
 /// An OpenBao with a key, the policy `minio-sidecar`, and an AppRole whose lockout is as it is by default.
 fn vault() -> Bao {
-    let bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
+    let bao = Bao::with_kv(2);
     bao.ok(&["policy", "write", "minio-sidecar", "-"], &policy(2));
     bao.ok(&["kv", "put", "-cas=0", "-mount=kv", "minio/my-key", "my-key=-"], &key_text());
     bao.ok(&["auth", "enable", "approle"], "");
@@ -33,22 +31,14 @@ fn secret_id(bao: &Bao) -> String {
 }
 
 fn agent(bao: &Bao, more: &[Var]) -> Agent {
-    let mut settings = vec![
-        ("KESWARDEN_VAULT_ADDR", bao.addr()),
-        ("KESWARDEN_VAULT_CACERT", bao.ca_path().to_string_lossy().into_owned()),
+    let mut settings = bao.vars();
+    settings.extend([
         ("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()),
         ("KESWARDEN_KEY_NAME", KEY.to_owned()),
         ("KESWARDEN_VERIFY_INTERVAL", "200ms".to_owned()),
-    ];
+    ]);
     settings.extend_from_slice(more);
     Agent::new("login", &settings)
-}
-
-/// The value of a metric of a running agent.
-fn metric(agent: &Agent, line: &str) -> f64 {
-    let page = text(&http_get(agent.admin_port(), "/metrics").unwrap().1);
-    let value = page.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
-    value.unwrap_or_else(|| panic!("{line} is not in\n{page}"))
 }
 
 #[test]
@@ -62,7 +52,7 @@ fn a_secret_id_that_can_be_used_once_serves_init_and_run_and_a_restart() {
         agent.run();
         agent.ready();
         let logins = "keswarden_vault_login_total{method=\"approle\",outcome=\"ok\"}";
-        assert_eq!(metric(&agent, logins), 0.0, "the token of init is used on");
+        assert_eq!(agent.metric(logins), 0.0, "the token of init is used on");
         agent.kill();
     }
     let file = agent.run_dir().join("agent/vault-token.json");
@@ -142,10 +132,10 @@ fn a_wrapped_pair_that_is_used_up_is_sent_once_more_and_then_rests() {
     agent.run();
     agent.ready();
     bao.ok(&["lease", "revoke", "-prefix", "-force", "auth/approle/login"], "");
-    let failed = || metric(&agent, "keswarden_key_verifications_total{outcome=\"failed\"}");
-    crate::peers::eventually(SOON, "many verifications fail", || failed() > 8.0);
+    let failed = || agent.metric("keswarden_key_verifications_total{outcome=\"failed\"}");
+    eventually(SOON, "many verifications fail", || failed() > 8.0);
     let refused = "keswarden_vault_request_duration_seconds_count{code=\"400\",op=\"login\"}";
-    assert_eq!(metric(&agent, refused), 1.0, "{}", agent.logs());
+    assert_eq!(agent.metric(refused), 1.0, "{}", agent.logs());
     // The role is not locked out: whoever has a right one gets in.
     let (role, secret) = (format!("role_id={}", role_id(&bao)), format!("secret_id={}", secret_id(&bao)));
     bao.ok(&["write", "auth/approle/login", &role, &secret], "");
@@ -174,7 +164,7 @@ fn a_refused_pair_is_not_sent_again_by_the_next_process() {
     fs::write(&file, secret_id(&bao)).unwrap();
     agent.ready();
     let tries = "keswarden_vault_login_total{method=\"approle\",outcome=\"ok\"}";
-    assert_eq!(metric(&agent, tries), 1.0);
+    assert_eq!(agent.metric(tries), 1.0);
 }
 
 #[test]
@@ -288,8 +278,8 @@ fn by_certificate_which_may_be_replaced() {
     put("right");
     agent.ready();
     // Renewals carry the certificate too.
-    crate::peers::eventually(SOON, "the token is renewed", || {
-        metric(&agent, "keswarden_vault_token_last_renewal_timestamp_seconds") > 0.0
+    eventually(SOON, "the token is renewed", || {
+        agent.metric("keswarden_vault_token_last_renewal_timestamp_seconds") > 0.0
     });
     agent.drain();
 }
@@ -314,7 +304,7 @@ fn another_address_stands_in_for_one_that_is_down_or_sealed() {
     let mut agent = agent(&bao, &pair);
     agent.run();
     agent.ready();
-    assert_eq!(metric(&agent, &format!("keswarden_vault_address_up{{address=\"{}\"}}", bao.addr())), 1.0);
+    assert_eq!(agent.metric(&format!("keswarden_vault_address_up{{address=\"{}\"}}", bao.addr())), 1.0);
     // The one that serves is sealed, and another is not: what is said is told of all of them.
     bao.seal();
     agent.kill();

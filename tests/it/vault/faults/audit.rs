@@ -1,11 +1,8 @@
 //! Row 22: an audit device that stalls or fails. OpenBao does nothing that it cannot write down, so every request hangs or is refused,
 //! and the health page, of which no audit device hears, is green all the while.
 
-use super::{Site, approle, put_key};
-use crate::{
-    harness::key_text,
-    peers::{Bao, Process, SOON, eventually, finish, policy, succeeded},
-};
+use super::Site;
+use crate::harness::{Bao, Process, SOON, eventually, finish, key_text, policy, put_key, succeeded};
 use std::{fs, process::Command};
 
 const CAUSE: &str = "vault_unhealthy_behind_green_health";
@@ -37,7 +34,7 @@ fn an_audit_device_that_stalls_behind_a_green_health_page() {
     let bao = Bao::unsealed_with(&lines);
     bao.setup_kv(2, "kv");
     put_key(&bao, &key_text());
-    let login = approle(&bao, &policy(2));
+    let login = bao.approle_pair(&policy(2));
     let mut site = Site::serving(bao, &login);
 
     // Nobody reads. The agent's own requests fill the pipe, and then every request hangs.

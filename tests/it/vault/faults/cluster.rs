@@ -1,11 +1,8 @@
 //! Row 20: three nodes, whose leader is killed, hangs or steps down, or who are too few to have one. Standbys go on answering reads, and
 //! may know nothing of what was just written; who must log in waits for a leader.
 
-use super::{Site, approle, put_key};
-use crate::{
-    harness::{Client, key_text},
-    peers::{Bao, Proxy, SOON, eventually, policy, three_nodes},
-};
+use super::Site;
+use crate::harness::{Bao, Client, Proxy, SOON, eventually, key_text, policy, put_key, three_nodes};
 
 /// An agent beside three nodes, the first of which is the site's own.
 struct Cluster {
@@ -33,7 +30,7 @@ impl Cluster {
         let nodes = three_nodes();
         nodes[0].setup_kv(2, "kv");
         put_key(&nodes[0], &key_text());
-        let login = approle(&nodes[0], &policy(2));
+        let login = nodes[0].approle_pair(&policy(2));
         // A standby that has not heard of a fresh pair says that it is wrong, and then it rests.
         let pair = serde_json::json!({ "role_id": login[0].1, "secret_id": login[1].1 });
         for node in &nodes {

@@ -1,11 +1,8 @@
 //! Rows 6 to 9: a login that is worth nothing any more. What can be mended by a login is, by one; what only a person can mend is told
 //! before the old token ends, and nobody is locked out by our asking.
 
-use super::{Site, put_key, with_key};
-use crate::{
-    harness::key_text,
-    peers::{Agent, Bao, SOON, eventually, http_get, policy, text},
-};
+use super::{Site, with_key};
+use crate::harness::{Agent, Bao, SOON, eventually, http_get, key_text, policy, put_key, text};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -113,8 +110,7 @@ fn refusals(pod: &Agent) -> f64 {
 
 #[test]
 fn a_bad_secret_id_never_locks_the_role_out_with_four_pods() {
-    let bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
+    let bao = Bao::with_kv(2);
     put_key(&bao, &key_text());
     bao.ok(&["policy", "write", "minio-sidecar", "-"], &policy(2));
     bao.ok(&["auth", "enable", "approle"], "");

@@ -1,12 +1,11 @@
 //! What may happen to the key itself: missing, deleted, destroyed, replaced, written over, garbled, rolled back. What can come back is
 //! waited for; a key that is lost goes on opening and seals no more; the right bytes end it all, and nobody of ours writes meanwhile.
 
-use super::{Site, TOLD, approle, put_key, with_key};
-use crate::{
-    harness::{Client, KEY, base64, key_text},
-    peers::{Agent, Bao, Proxy, SOON, Var, Wire, answers, eventually, http_get, policy, succeeded, text},
+use super::{Site, with_key};
+use crate::harness::{
+    Agent, Bao, Client, KEY, Proxy, SOON, TOLD, Var, Wire, answers, base64, eventually, fingerprint,
+    http_get, key_text, policy, put_key, succeeded, text,
 };
-use keswarden::crypto::key_version::KeyVersion;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -30,18 +29,10 @@ fn pinned() -> (Site, String) {
 
 /// A Vault without any key, and the settings of a pod beside it.
 fn without_key() -> (Bao, Vec<Var>) {
-    let bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
-    let mut settings = approle(&bao, &policy(2));
-    settings.push(("KESWARDEN_VAULT_ADDR", bao.addr()));
-    settings.push(("KESWARDEN_VAULT_CACERT", bao.ca_path().to_string_lossy().into_owned()));
-    settings.push(("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()));
+    let bao = Bao::with_kv(2);
+    let mut settings = bao.approle_vars(&policy(2));
     settings.push(("KESWARDEN_KEY_NAME", KEY.to_owned()));
     (bao, settings)
-}
-
-fn fingerprint(key: &str) -> String {
-    KeyVersion::parse(key.as_bytes()).unwrap().key.fingerprint()
 }
 
 fn read(bao: &Bao, path: &str) -> Value {
@@ -281,9 +272,8 @@ fn a_snapshot_from_before_the_key() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let (without, with) = (file("without"), file("with"));
-    let bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
-    let login = approle(&bao, &policy(2));
+    let bao = Bao::with_kv(2);
+    let login = bao.approle_pair(&policy(2));
     let snapshot =
         |bao: &Bao, what: &str, file: &str| bao.ok(&["operator", "raft", "snapshot", what, file], "");
     // Vault stalls for some seconds after a restore: what it has then is waited for.

@@ -1,11 +1,8 @@
 //! Row 30: the Kubernetes API is in trouble, which OpenBao asks about a service account's token at each login and each renewal. No
 //! Kubernetes runs here: a scripted API answers that one question, and any other question fails the test.
 
-use super::{Site, put_key};
-use crate::{
-    harness::key_text,
-    peers::{Bao, Var, free_port, policy},
-};
+use super::Site;
+use crate::harness::{Bao, Var, free_port, key_text, policy, put_key};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use std::{
@@ -211,8 +208,7 @@ fn a_kubernetes_api_that_is_down() {
     let token = dir.path().join("token");
     fs::write(&token, jwt()).unwrap();
     let mut kubernetes = Kubernetes::start();
-    let bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
+    let bao = Bao::with_kv(2);
     put_key(&bao, &key_text());
     let login = kubernetes.logins_at(&bao, &token);
     let site = Site::serving(bao, &login);

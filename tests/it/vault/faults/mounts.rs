@@ -1,10 +1,7 @@
 //! Rows 21, 23 and 28: the place of the keys is throttled, in a namespace that is closed, or not what it was a moment ago.
 
-use super::{Site, approle, put_key, with_key};
-use crate::{
-    harness::key_text,
-    peers::{Bao, SOON, eventually, http_get, policy, text},
-};
+use super::{Site, with_key};
+use crate::harness::{Bao, SOON, eventually, http_get, key_text, policy, put_key, text};
 
 /// What a login may do with the folder `minio` of a mount, of either version of K/V.
 fn places(mount: &str) -> String {
@@ -67,7 +64,7 @@ fn a_namespace_that_is_sealed_or_locked() {
     bao.ok(&["namespace", "unseal", "team", share], "");
     key_in(&bao, "team");
     let rights = [policy(2), places("team/kv"), places("later/kv")].concat();
-    let mut login = approle(&bao, &rights);
+    let mut login = bao.approle_pair(&rights);
     login.push(("KESWARDEN_VAULT_NAMESPACE", "team".to_owned()));
     login.push(("KESWARDEN_VAULT_AUTH_NAMESPACE", "/".to_owned()));
     let mut site = Site::serving(bao, &login);
@@ -108,7 +105,7 @@ fn a_mount_that_is_disabled_or_changes_its_version() {
         bao.setup_kv(1, mount);
         bao.ok(&["kv", "put", &format!("-mount={mount}"), "minio/my-key", "my-key=-"], &key);
     }
-    let pair = approle(&bao, &[policy(2), places("old"), places("older")].concat());
+    let pair = bao.approle_pair(&[policy(2), places("old"), places("older")].concat());
     let on = |mount: &str, version: &str| {
         let more = [
             ("KESWARDEN_VAULT_KV_MOUNT", mount.to_owned()),

@@ -1,8 +1,8 @@
 //! Rows 4, 17, 18 and 19: no answer comes, or late, or half of one. Each request has its own end, no connection is trusted after it, and
 //! half an answer is none.
 
-use super::{Site, TOLD, with_key};
-use crate::peers::{SOON, Wire, eventually};
+use super::{Site, with_key};
+use crate::harness::{SOON, TOLD, Wire, eventually};
 use std::{
     fs,
     time::{Duration, Instant},

@@ -1,11 +1,8 @@
 //! Rows 1, 2, 3 and 5: a Vault that is not open yet, or not any more. Who waits says how far the opening is; who has the key goes on. A
 //! token outlives a seal, and where it does not, one login follows.
 
-use super::{Site, TOLD, approle, put_key, with_key};
-use crate::{
-    harness::{KEY, key_text},
-    peers::{Agent, Bao, Proxy, SOON, Var, eventually, policy},
-};
+use super::{Site, with_key};
+use crate::harness::{Agent, Bao, KEY, Proxy, SOON, TOLD, Var, eventually, key_text, policy, put_key};
 use std::{
     fs,
     time::{Duration, Instant},
@@ -46,7 +43,7 @@ fn not_initialised_then_sealed_then_unsealed() {
     assert_eq!(init.ended(), None, "it must wait\n{}", init.log());
     bao.setup_kv(2, "kv");
     put_key(&bao, &key_text());
-    for (name, value) in approle(&bao, &policy(2)) {
+    for (name, value) in bao.approle_pair(&policy(2)) {
         let name = if name == "KESWARDEN_VAULT_ROLE_ID" { "role-id" } else { "secret-id" };
         fs::write(file(name), value).unwrap();
     }

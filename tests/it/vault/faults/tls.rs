@@ -2,7 +2,7 @@
 //! that are put right are read again without a restart; and no wall clock decides when a token is renewed.
 
 use super::{Site, with_key};
-use crate::peers::{Bao, SOON, Var, Wire, eventually, faketime, finish, text};
+use crate::harness::{Bao, SOON, Var, Wire, eventually, faketime, finish, text};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Usage, IsCa, Issuer, KeyPair,
 };

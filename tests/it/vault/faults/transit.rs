@@ -1,11 +1,8 @@
 //! Row 29: the transit key that wraps the keys is rotated, retired, deleted, lost, made anew, or not allowed. Nothing of it is a lost
 //! key: an agent seals and opens on, and verifies again once the transit key is back.
 
-use super::{Site, approle};
-use crate::{
-    harness::KEY,
-    peers::{Bao, SOON, policy},
-};
+use super::Site;
+use crate::harness::{Bao, KEY, SOON, policy};
 
 /// What a login needs, with these operations of the transit key `wrap`.
 fn with_transit(operations: &[&str]) -> String {
@@ -21,11 +18,10 @@ fn stored(site: &Site, name: &str) -> String {
 
 /// An agent that has made its key, wrapped by the first version of the transit key `wrap`; and a backup of both versions of that.
 fn wrapped_and_rotated() -> (Site, String) {
-    let bao = Bao::unsealed();
-    bao.setup_kv(2, "kv");
+    let bao = Bao::with_kv(2);
     bao.ok(&["secrets", "enable", "transit"], "");
     bao.ok(&["write", "transit/keys/wrap", "exportable=true", "allow_plaintext_backup=true"], "");
-    let mut login = approle(&bao, &with_transit(&["encrypt", "decrypt"]));
+    let mut login = bao.approle_pair(&with_transit(&["encrypt", "decrypt"]));
     login.push(("KESWARDEN_VAULT_TRANSIT_KEY", "wrap".to_owned()));
     login.push(("KESWARDEN_KEY_CREATE", "if-new".to_owned()));
     let site = Site::serving(bao, &login);

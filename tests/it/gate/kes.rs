@@ -1,12 +1,9 @@
 //! KES as a peer: keswarden's own server in its KES role, with faults in front of it, in it and behind it. A gate that starts
 //! names the cause within ten seconds, in words that a person can act upon, and passes by itself once the fault is over.
 
-use super::{names_its_cause, put_key};
-use crate::{
-    harness::{Client, KEY, key_text, metric},
-    kes_server::now,
-    peers::{Agent, Process, Proxy, SOON, Var, Wire, eventually, free_port},
-    server::drop_in::{Server, Store, server_config, vault},
+use crate::harness::{
+    Agent, Bao, Client, KEY, Launch, Process, Proxy, SOON, Server, Var, Wire, eventually, free_port,
+    key_text, metric, names_its_cause, now, policy, put_key, vault_yaml,
 };
 use keswarden::{
     identity::ApiKey,
@@ -118,9 +115,8 @@ impl Kes {
     }
 
     fn start(&mut self) {
-        let mut server = Server::start_with("kes", &self.path("server-config.yaml"), &[], Some(self.port));
-        server.ready();
-        self.server = Some(server);
+        let launch = Launch::with_file("kes", &self.path("server-config.yaml"));
+        self.server = Some(launch.on(Some(self.port)).ready());
     }
 
     /// Kills it; the next start is on the same port.
@@ -286,9 +282,10 @@ fn identities_that_kes_does_not_take_or_does_not_let_do_enough() {
 
 #[test]
 fn a_kes_whose_own_vault_is_sealed_and_one_without_the_key() {
-    let (bao, settings) = vault(Store::KvVersion2);
+    let bao = Bao::with_kv(2);
+    let settings = bao.approle_vars(&policy(2));
     let mut kes = Kes::new();
-    let yaml = server_config(kes.dir.path(), &settings, kes.minio.identity().as_str());
+    let yaml = vault_yaml(kes.dir.path(), &settings, kes.minio.identity().as_str());
     fs::write(kes.path("server-config.yaml"), yaml).unwrap();
     kes.start();
     let missing = waits(&kes.vars(&[]), "kes_key_missing", &["kes key create my-key"]);
