@@ -1,4 +1,4 @@
-//! The gate in process: what it waits for, what it says, what it never does.
+//! The gate: which causes it waits for, which it ends with, and which key it takes.
 
 mod events;
 mod journey;
@@ -124,12 +124,12 @@ fn a_kes_that_is_not_ours_must_seal_and_open_as_minio() {
                 ("MINIO_KMS_KES_CERT_FILE", certificate.as_str()),
                 ("MINIO_KMS_KES_KEY_FILE", key.as_str()),
                 ("MINIO_KMS_KES_CAPATH", capath),
-                // What KES says is looked at here, and not what was remembered.
+                // The test is about KES's answer: no memory of the key must decide.
                 ("KESWARDEN_MEMORY", "off"),
             ],
         )
     };
-    // The operator hands MinIO the leaf as its CA file; Go accepts that, and so must we.
+    // The operator gives MinIO the leaf as its CA file; Go accepts that, and so must we.
     for trusted in [&ca, &leaf] {
         let passed = with(trusted);
         assert_eq!(passed.status.code(), Some(0), "{}", String::from_utf8_lossy(&passed.stderr));
@@ -147,12 +147,12 @@ fn a_kes_that_is_not_ours_must_seal_and_open_as_minio() {
     let text = String::from_utf8_lossy(&denied.stderr).into_owned();
     assert!(text.contains("kes_identity_unknown") && text.contains("/v1/key/generate/*"), "{text}");
     assert!(!text.contains(api_key), "a secret must never be printed");
-    // It works for MinIO, and has another key than the store that we were given: one of the two is wrong.
+    // KES works for MinIO, and has another key than our own store: one of the two keys is wrong.
     std::fs::write(dir.path().join("keys").join(KEY), key_text()).unwrap();
     let other = with(&ca);
     let text = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(other.status.code() == Some(65) && text.contains("kes_disagrees"), "{text}");
-    // Our own certificate authority: that is us, and not to be waited for.
+    // A CA file of our own run directory: MinIO's KES is this agent, and the gate does not wait for itself.
     let ours = dir.path().join("run/ca.crt");
     let passed = with(ours.to_str().unwrap());
     assert_eq!(passed.status.code(), Some(0), "{}", String::from_utf8_lossy(&passed.stderr));
@@ -168,7 +168,7 @@ fn a_kes_that_shows_our_own_certificate_is_not_waited_for() {
     let endpoint = format!("https://{}", kes.api);
     let ours = kes.dir.path().to_str().unwrap();
     let theirs = [("MINIO_KMS_KES_ENDPOINT", endpoint.as_str()), ("MINIO_KMS_KES_API_KEY", api_key)];
-    // With a run directory of another agent it is somebody else's KES, whom this client does not even trust.
+    // With another run directory the same address is another KES, whose CA this gate does not trust.
     let stranger = init(dir.path(), &theirs);
     let text = String::from_utf8_lossy(&stranger.stderr).into_owned();
     assert!(stranger.status.code() == Some(69) && text.contains("kes_tls"), "{text}");

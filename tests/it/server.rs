@@ -1,4 +1,4 @@
-//! `keswarden server`: KES's own file, its reload, its log streams, and what it says when the file is wrong.
+//! `keswarden server`: KES's own file, its reload, its log streams, and the messages about a wrong file.
 
 mod address;
 mod attack;
@@ -36,7 +36,7 @@ fn a_changed_policy_is_in_force_within_five_seconds_and_a_broken_file_changes_no
     let status = |name: &str| client.call("GET", &format!("/v1/key/describe/{name}"), None).status;
     assert_eq!((status("open"), status("secret")), (200, 403));
 
-    // Half a file, and then one that no longer parses: the deny rule holds all along.
+    // Half a file, and then a file that does not parse: the deny rule holds all along.
     let whole = std::fs::read_to_string(kes.file()).unwrap();
     std::fs::write(kes.file(), &whole[..whole.len() / 2]).unwrap();
     let failed = "keswarden_config_reload_failed";
@@ -64,7 +64,7 @@ fn another_key_store_is_taken_only_with_the_keys_that_are_in_use() {
     let moved = server_yaml(&kes.dir, "").replace("/keys\n", "/other\n");
     let failed = || kes.metric("keswarden_config_reload_failed");
 
-    // Without the key, and then with another one of its name: the former store stays.
+    // A store without the key, and then with another key of its name: the former store stays.
     std::fs::write(kes.file(), &moved).unwrap();
     eventually(IN_PROCESS, "the reload fails", || (failed()? == 1.0).then_some(()));
     assert!(opens());
@@ -89,7 +89,7 @@ fn new_connections_get_the_new_certificate() {
     for file in ["server.key", "server.crt"] {
         std::fs::copy(other.path().join(file), kes.dir.path().join(file)).unwrap();
     }
-    // The former CA is not the issuer any more; the new one is.
+    // The new CA is the issuer now.
     eventually(IN_PROCESS, "the new certificate is served", || {
         std::fs::copy(other.path().join("ca.crt"), kes.dir.path().join("ca.crt")).unwrap();
         let client = kes.admin_client(false);

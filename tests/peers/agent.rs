@@ -66,7 +66,7 @@ impl Agent {
         self.kes_port
     }
 
-    /// What MinIO must be told to use this agent.
+    /// MinIO's settings to use this agent.
     pub fn minio_vars(&self, key: &str) -> Vec<Var> {
         let file = |name: &str| self.run_dir().join(name).to_string_lossy().into_owned();
         vec![
@@ -127,19 +127,19 @@ impl Agent {
         value.unwrap_or_else(|| panic!("{line} is not in\n{page}"))
     }
 
-    /// Ends it by SIGKILL.
+    /// Ends the agent by SIGKILL.
     pub fn kill(&mut self) {
         let code = self.end("KILL");
         assert_eq!(code, 128 + 9, "SIGKILL must have ended it");
     }
 
-    /// Ends it by SIGTERM; it must drain, and exit with 0.
+    /// Ends the agent by SIGTERM: the agent must drain, and exit with 0.
     pub fn drain(&mut self) {
         let code = self.end("TERM");
         assert_eq!(code, 0, "{} must drain\n{}", self.name, self.logs());
     }
 
-    /// Everything that every start of it printed.
+    /// The output of all starts.
     pub fn logs(&self) -> String {
         let logs = (1..=self.starts).map(|start| text(&fs::read(self.log(start)).unwrap_or_default()));
         logs.collect::<Vec<_>>().concat()

@@ -37,7 +37,7 @@ pub fn policy(version: u8) -> String {
     format!("{places}\n{TOKEN_POLICY}")
 }
 
-/// What a token may do to itself; needed without the policy `default`.
+/// A token's rights to itself; needed without the policy `default`.
 const TOKEN_POLICY: &str = r#"path "auth/token/lookup-self" { capabilities = ["read"] }
 path "auth/token/renew-self" { capabilities = ["update"] }
 path "auth/token/revoke-self" { capabilities = ["update"] }
@@ -96,7 +96,7 @@ impl Bao {
     }
 
     /// Not started yet, with more lines for its storage and for the whole of its configuration. A further node of a cluster has the
-    /// certificates, the key shares and the root token of the first one.
+    /// certificates, the key shares and the root token of the first node.
     pub(super) fn prepared(first: Option<&Self>, storage: &str, lines: &str) -> Self {
         let dir = TempDir::new().expect("a temporary folder must be made");
         match first {
@@ -163,7 +163,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         bao
     }
 
-    /// Starts it on the data it has, and waits until it listens.
+    /// Starts OpenBao on its data, and waits until it listens.
     pub fn start(&mut self) {
         self.starts += 1;
         let mut command = clean(binary("bao"), self.dir.path());
@@ -174,7 +174,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         self.process = Some(process);
     }
 
-    /// Kills it. The data stay.
+    /// Kills OpenBao. The data stay.
     pub fn stop(&mut self) {
         self.process = None;
     }
@@ -202,7 +202,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         assert_eq!(status, 200, "a key share must be taken: {answer}");
     }
 
-    /// Gives as many shares as are needed, and waits until it is active. A share may have been given before.
+    /// Gives as many shares as are needed, and waits until OpenBao is active. A share may have been given before.
     pub fn unseal(&self) {
         self.unseal_until("sys/health");
     }
@@ -256,7 +256,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         self.try_api(method, path, body, token).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// The same, when it may be that nobody answers. `openssl` speaks TLS; HTTP is simple enough.
+    /// The same, where OpenBao may be away. `openssl` speaks TLS; HTTP is simple enough.
     pub fn try_api(
         &self,
         method: &str,
@@ -305,7 +305,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         finish(&mut command, input, SOON)
     }
 
-    /// The same; it must succeed. Its stdout.
+    /// The same for a command that must succeed; its stdout.
     pub fn ok(&self, arguments: &[&str], input: &str) -> String {
         succeeded(&format!("bao {}", arguments.join(" ")), &self.cli_with(arguments, input))
     }

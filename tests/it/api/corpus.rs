@@ -1,4 +1,4 @@
-//! The seeds of `fuzz/`, and mutations of them: what the fuzz targets hold, on every run of the tests.
+//! The seeds of `fuzz/`, and mutations of the seeds: the checks of the fuzz targets, on every run of the tests.
 
 #[path = "../../../fuzz/checks.rs"]
 mod checks;

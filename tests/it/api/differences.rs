@@ -1,4 +1,4 @@
-//! The rows of docs/differences.md that no other test holds: where we answer otherwise than KES, on purpose.
+//! Answers that differ from KES's on purpose, as docs/differences.md lists them: those that no other module holds.
 
 use crate::harness::{
     App, Bao, IN_PROCESS, KEY, Launch, QUIET, Server, admin_key, api_key, base64, block_on, eventually,
@@ -31,7 +31,7 @@ fn a_key_is_deleted_only_where_that_is_allowed() {
     }
 }
 
-/// On a real K/V v2: version 1 is what is deleted and what comes back, whatever versions there are besides.
+/// On a real K/V v2, deletion and undeletion are of version 1, whatever versions there are besides.
 #[test]
 fn deleted_keys_can_be_undeleted() {
     let bao = Bao::with_kv(2);
@@ -61,7 +61,7 @@ fn deleted_keys_can_be_undeleted() {
         assert_eq!((refused.status, refused.body), (502, refusal(message)), "{path}");
     }
     assert_eq!(admin.call("DELETE", "/v1/key/delete/never-there", None).status, 200, "as KES on Vault");
-    // A start that demands this key waits for it, and makes no other.
+    // A start that demands this key waits for the key, and makes no other.
     let dir = tempfile::tempdir().unwrap();
     let before = std::fs::read_to_string(server.dir().join("server-config.yaml")).unwrap();
     let yaml = before.replace(&server.dir().display().to_string(), &dir.path().display().to_string());
@@ -75,7 +75,7 @@ fn deleted_keys_can_be_undeleted() {
     assert_eq!(admin.decrypt(KEY, &ciphertext, "{}").status, 200);
 }
 
-/// What a policy needs more for soft deletion.
+/// The further rights of a policy for soft deletion.
 const DELETE: &str = "\npath \"kv/delete/minio/*\" { capabilities = [\"update\"] }\n";
 
 fn vault_yaml(bao: &Bao, dir: &Path, more: &str) -> String {
@@ -293,7 +293,7 @@ fn keys_under_a_rotated_transit_key_are_made_and_read() {
     assert_eq!(create("after"), 200);
     assert!(stored("before").starts_with("vault:v1:") && stored("after").starts_with("vault:v2:"));
     let sealed = ["before", "after"].map(|name| (name, server.admin_client(false).generate(name, "{}").1));
-    // Another server has neither in memory.
+    // Another server has neither key in memory.
     let dir = tempfile::tempdir().unwrap();
     let own =
         |line: &str| line.replace(&server.dir().display().to_string(), &dir.path().display().to_string());
@@ -302,7 +302,7 @@ fn keys_under_a_rotated_transit_key_are_made_and_read() {
     for (name, ciphertext) in &sealed {
         assert_eq!(other.admin_client(false).decrypt(name, ciphertext, "{}").status, 200, "{name}");
     }
-    // Whoever would go back to KES is told beforehand.
+    // `migrate --dry-run` warns a tenant that would go back to KES.
     let keys = other.dir().join("from");
     std::fs::create_dir(&keys).unwrap();
     let from = other.dir().join("from.yaml");

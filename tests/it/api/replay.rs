@@ -1,11 +1,11 @@
-//! Real KES traffic, request by request, and what KES answered: the recorded exchanges of `tests/vectors`.
+//! Requests to a real KES, and its answers: the recorded exchanges of `tests/vectors`.
 
 use crate::harness::{App, Client, admin_key, api_key, block_on};
 use keswarden::identity::ApiKey;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Requests that we answer otherwise on purpose: the rows of docs/differences.md that this recording touches.
+/// Requests that we answer otherwise on purpose: the differences in docs/differences.md that this recording touches.
 fn differs_on_purpose(method: &str, path: &str) -> Option<&'static str> {
     match (method, path) {
         (_, "/version" | "/v1/status" | "/v1/metrics") => Some("versions, uptimes and sizes vary"),
@@ -37,7 +37,7 @@ fn told_apart(text: &str) -> String {
     while let Some(at) = rest.find("\"created_at\":\"") {
         let start = at + "\"created_at\":\"".len();
         let end = start + rest[start..].find('"').unwrap_or(0);
-        // The year 1 means that the key file does not say.
+        // The year 1 stands for a key file without a time.
         let time = if rest[start..end].starts_with("0001-") { &rest[start..end] } else { "<time>" };
         out = out + &rest[..start] + time;
         rest = &rest[end..];

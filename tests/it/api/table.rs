@@ -1,7 +1,7 @@
-//! The KES API as one table: routes × methods × callers × names × bodies, against a model of the spec's pipeline.
+//! The KES API as one table: routes × methods × callers × names × bodies, against a model of KES's specification.
 //!
-//! [`model`] knows kes-spec §1 and §2 and none of our code: the model writes routes, texts and rules out once more, so that a slip
-//! in ours is not repeated here. [`requests`] has the names and bodies that are sent, [`answers`] holds an answer against the model's.
+//! [`model`] knows KES's specification and none of our code: the model writes routes, texts and rules out once more, so that a slip in our
+//! code is not repeated here. [`requests`] has the names and bodies that are sent, [`answers`] holds an answer against the model's.
 
 mod answers;
 mod bodies;
@@ -24,14 +24,14 @@ const CHACHA_KEY: &str = concat!(
     "CiQKIHQx201oKPmId7vNOEmAeTslTMukYi3iWAULYdX+ipRFEAISJAogAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8QARoGCIDiz6oG",
     "Igdzb21lb25l"
 );
-/// The same material as KES kept it in 2021: no HMAC key, nobody who made it.
+/// The same material as KES kept keys in 2021: without an HMAC key, and without the identity that made the key.
 const LEGACY_KEY: &str =
     r#"{"bytes":"dDHbTWgo+Yh3u804SYB5OyVMy6RiLeJYBQth1f6KlEU=","created_at":"2021-01-02T03:04:05.1Z"}"#;
 
-/// What `hmac` says of "hello" and of nothing, by another implementation of HMAC.
+/// The HMAC of "hello" and of nothing, by another implementation.
 const MAC_OF_HELLO: &str = "{\"hmac\":\"U8QCcqcMFcpO4K9N8fFV/WxB4AziMH2Jh+zUuzan6ZA=\"}\n";
 const MAC_OF_NOTHING: &str = "{\"hmac\":\"04tCCW2A9F+Ca0Sp1WB95ySWpBXT9KGoyI47udqNwcs=\"}\n";
-/// What the ciphertexts below hold (vectors kes-decrypt-6 and -7 of the reference).
+/// The plaintext of the ciphertexts below (vectors kes-decrypt-6 and -7 of the reference).
 const OPENED: &str = "{\"plaintext\":\"CLcJoykFCWZDkEIiUq9bJRqwCwW9ZDvdgu8EMA==\"}\n";
 const SEALED_AES: &str = concat!(
     r#"{"ciphertext":"s2gmfQHeGdlyL8x1yEWSACUV3GrSoz3t160hugMgzKWgyqesXDVUJ5Dw5Mt076rR1PNiU9X4YjLH14D8a81t2r2xsz4gVZac","#,
@@ -42,7 +42,7 @@ const SEALED_CHACHA: &str = concat!(
     r#""context":"AAAAAAAAAAAAAAAAAAAAAA=="}"#
 );
 
-/// What is in the key store: two good keys, one without an HMAC key, one that cannot be read.
+/// The key store's content: two good keys, one without an HMAC key, one that cannot be read.
 const STORED: [(&str, &str); 4] =
     [("kept", AES_KEY), ("kept-chacha", CHACHA_KEY), ("legacy", LEGACY_KEY), ("broken", "no key at all")];
 
@@ -50,10 +50,10 @@ const NOT_ALLOWED: &str = "not authorized: insufficient permissions";
 const NO_CERTIFICATE: &str = "tls: client certificate is required";
 const TWO_CERTIFICATES: &str = "tls: received more than one client certificate";
 
-/// Who calls.
+/// The caller of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
-    /// Without a certificate: `skip_auth` on one route makes it optional for all.
+    /// A caller without a certificate: `skip_auth` on one route makes certificates optional on all.
     Nobody,
     Stranger,
     /// Its policy allows everything, and denies everything.

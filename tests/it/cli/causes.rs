@@ -1,4 +1,4 @@
-//! `docs/causes.md` is the list of causes, and nothing else: `KESWARDEN_WRITE_DOCS=1 cargo test --test it causes` writes it anew.
+//! `docs/causes.md` is the list of causes, and nothing else: `KESWARDEN_WRITE_DOCS=1 cargo test --test it causes` writes the file anew.
 
 use keswarden::cause::Cause;
 use std::{fs, path::Path};

@@ -161,13 +161,13 @@ fn memory_is_neither_dumped_nor_attached_to() {
     let limits = proc("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
-    // All of it where that is allowed; the keys in any case.
+    // All memory is locked where that is allowed; the keys in any case.
     let status = proc("status");
     let in_memory = status.lines().find(|line| line.starts_with("VmLck:")).unwrap();
     assert!(!in_memory.trim_end().ends_with(" 0 kB"), "{in_memory}");
 }
 
-/// As a Pod whose containers all start together, and a host whose units do.
+/// `init` and `run` start together, as a Pod's containers and a host's units may.
 #[test]
 fn init_and_run_may_start_at_once_in_one_run_directory() {
     let keys = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `keswarden doctor` on a real OpenBao: what fails has an exit code, what will fail is a warning, and both say what to do.
+//! `keswarden doctor` on a real OpenBao: a failure has an exit code, a coming failure is a warning, and both have a fix.
 
 use crate::harness::{Agent, Bao, KEY, Var, closed_port, key_text, policy, text};
 use serde_json::Value;
@@ -57,7 +57,7 @@ impl Patient {
         (output.status.code().unwrap(), rows)
     }
 
-    /// It ends with this code, and has such a row.
+    /// The doctor ends with this code, and has such a row.
     #[track_caller]
     fn tells(&self, code: i32, state: &str, cause: &str, words: &str) {
         let (ended, rows) = self.rows();
@@ -96,7 +96,7 @@ fn all_is_well_and_then_what_will_not_stay_so_is_told() {
     site.bao.ok(&["write", ROLE, "secret_id_num_uses=0", "token_num_uses=50"], "");
     site.anew(&[]);
     site.tells(0, "warning", "token_uses_limited", "token_num_uses=0");
-    // Without these two rights a token ends unforeseen.
+    // Without these two rights the end of a token cannot be foreseen.
     site.bao.ok(&["write", ROLE, "token_num_uses=0", "token_no_default_policy=true"], "");
     let lines = policy(2);
     let blind: Vec<_> = lines.lines().filter(|line| !line.contains("auth/token/")).collect();
@@ -110,7 +110,7 @@ fn what_fails_has_an_exit_code_of_its_own() {
     let mut site = Patient::new();
     site.anew(&[("KESWARDEN_KEY_NMAE", "typo".to_owned())]);
     site.tells(64, "failed", "setting_doubtful", "did you mean KESWARDEN_KEY_NAME?");
-    // Every key that is named is asked for, and one that is well does not hide another.
+    // Every key of the settings is checked, and a good key does not hide a bad key.
     site.anew(&[("KESWARDEN_PINS", "other-key=00112233445566778899aabbccddeeff".to_owned())]);
     site.tells(69, "failed", "key_missing", "other-key");
     let nobody = format!("http://127.0.0.1:{}", closed_port());

@@ -1,4 +1,4 @@
-//! KES's command line, as scripts use it: what is printed where, and how it ends.
+//! KES's command line, as scripts use it: its output, its errors, its exit codes.
 
 use crate::harness::{App, KEY, admin_key, api_key, base64, key_text};
 use serde_json::Value;
@@ -30,7 +30,7 @@ impl Cli {
             .unwrap()
     }
 
-    /// What a command that must succeed prints.
+    /// The output of a command that must succeed.
     fn prints(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -38,7 +38,7 @@ impl Cli {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What a command that must fail says on stderr.
+    /// The stderr of a command that must fail.
     fn fails(&self, arguments: &[&str], code: i32) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
@@ -157,7 +157,7 @@ fn migrate_copies_proves_resumes_and_overwrites_nothing() {
     for name in ["one", "two", "three", "other"] {
         std::fs::write(from.join(name), key_text()).unwrap();
     }
-    // KES's older form is a key as well; what is no key is not copied as one.
+    // KES's older form is a key as well; a text that is no key is not copied.
     std::fs::write(from.join("legacy"), format!("{{\"bytes\":\"{}\"}}", base64(&[7; 32]))).unwrap();
     std::fs::write(to.join("two"), std::fs::read(from.join("two")).unwrap()).unwrap();
     let another = key_text();

@@ -1,4 +1,4 @@
-//! Settings: everything that is wrong is said at once, and the README's table is the code's.
+//! Settings: all mistakes are told at once, and the tables of the documents are the code's.
 
 use crate::harness::inputs;
 use keswarden::{

@@ -1,5 +1,5 @@
-//! Evidence on drives that real MinIO wrote: the right key, a replaced one, a missing one, one that was replaced while it
-//! was in use, a tenant without objects, and files that are damaged.
+//! Evidence on drives that real MinIO wrote: the right key, a replaced key, a missing key, a key that was replaced while in use, a tenant
+//! without objects, and damaged files.
 
 use crate::harness::{Agent, Minio, Tenant, succeeded, text};
 use serde_json::Value;
@@ -35,7 +35,7 @@ fn every_verdict_on_real_drives() {
     tenant.a_key_that_was_replaced_while_in_use_is_mixed();
 }
 
-/// Each of four drives has a shard of what is stored, and all of what is said of it.
+/// Each of four drives has a shard of each object's data, and all of its metadata.
 #[test]
 fn the_drives_of_an_erasure_set() {
     let mut tenant = Tenant::for_evidence();
@@ -186,7 +186,7 @@ impl Tenant {
         assert_eq!(code, 69, "{told}");
         assert_eq!(the_key(&told, BUCKET_KEY)["verdict"], "missing_key", "{told}");
         assert_eq!(the_key(&told, KEY)["verdict"], "opens", "{told}");
-        // A look at the default key alone does not see it.
+        // Evidence about the default key alone passes.
         assert_eq!(self.of_the_drive(&["--key", KEY]).0, 0);
         fs::rename(&aside, &file).expect("a key file must be moved");
     }
@@ -233,7 +233,7 @@ impl Tenant {
         self.evidence(&[&self.drive().to_string_lossy()], options)
     }
 
-    /// How `keswarden evidence --json` ends, and what it says.
+    /// The exit code and the output of `keswarden evidence --json`.
     fn evidence(&self, drives: &[&str], options: &[&str]) -> (i32, Value) {
         let arguments = [&["evidence", "--json"][..], options, drives].concat();
         let output = self.agent.output(&arguments);

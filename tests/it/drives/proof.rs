@@ -1,4 +1,4 @@
-//! The gate and the tenant's own data: what the drives prove counts more than any pin, and nothing is made beside it.
+//! The gate and the tenant's own data: the drives' proof counts more than any pin, and no key is made against it.
 
 use crate::harness::{Agent, SOON, Tenant, eventually, succeeded};
 use std::{fs, path::PathBuf};
@@ -28,7 +28,7 @@ impl Tenant {
         self.path("pins").join(name)
     }
 
-    /// Nothing is remembered of any key: the drives alone decide.
+    /// Removes every memory of a key: the drives alone decide.
     fn forgets(&self) {
         for dir in ["agent/known-keys", "../state"] {
             let _ = fs::remove_dir_all(self.agent.run_dir().join(dir));
@@ -49,7 +49,7 @@ impl Tenant {
     }
 }
 
-/// What is copied is what MinIO wrote: folders and files.
+/// Copies a drive as MinIO wrote it.
 fn copy(from: &PathBuf, to: &PathBuf) {
     let mut command = std::process::Command::new("cp");
     succeeded("cp", &command.arg("-a").arg(from).arg(to).output().unwrap());
@@ -58,13 +58,13 @@ fn copy(from: &PathBuf, to: &PathBuf) {
 #[test]
 fn what_the_drives_hold_decides() {
     let mut tenant = Tenant::with_data();
-    // The right keys: the data proves them, and they are pinned.
+    // The right keys: the data prove the keys, and the keys are pinned.
     tenant.passes_the_gate();
     for name in [KEY, BUCKET_KEY] {
         assert!(fs::read_to_string(tenant.pin(name)).unwrap().contains("fingerprint"), "{name}");
     }
 
-    // Another key, even one that somebody has pinned.
+    // Another key, even a pinned key.
     let right = fs::read(tenant.key_file(KEY)).unwrap();
     fs::write(tenant.key_file(KEY), crate::harness::key_text()).unwrap();
     fs::remove_file(tenant.pin(KEY)).unwrap();
@@ -78,7 +78,7 @@ fn what_the_drives_hold_decides() {
     tenant.waits_at_the_gate("objects that were sealed with it, so it is not made anew");
     assert!(!tenant.key_file(KEY).exists());
 
-    // A bucket's key that is missing is told of, and stops nobody.
+    // A missing key of a bucket is told, and stops no start.
     fs::write(tenant.key_file(KEY), &right).unwrap();
     let bucket_key = fs::read(tenant.key_file(BUCKET_KEY)).unwrap();
     fs::remove_file(tenant.key_file(BUCKET_KEY)).unwrap();
@@ -87,7 +87,7 @@ fn what_the_drives_hold_decides() {
     tenant.agent.ready();
     tenant.agent.drain();
 
-    // A wrong one is not used, and neither is what an attempt has read that did not pass.
+    // A wrong key of a bucket is not used, and keys of an attempt that did not pass are not kept.
     fs::write(tenant.key_file(BUCKET_KEY), crate::harness::key_text()).unwrap();
     fs::remove_file(tenant.pin(BUCKET_KEY)).unwrap();
     tenant.agent.run();
@@ -126,7 +126,7 @@ fn a_drive_that_is_not_mounted_is_waited_for_and_a_new_one_is_no_obstacle() {
     agent.run();
     agent.process().says(SOON, "drives_unreadable");
     assert!(!dir.path().join("keys").join(KEY).exists(), "nothing is made while nobody can look");
-    // Mounted, and what matters on it cannot be read; beside one that can, too.
+    // A mounted drive whose files cannot be read; then the same beside a readable drive.
     fs::create_dir(dir.path().join("export2")).unwrap();
     fs::write(dir.path().join("export2/.minio.sys"), "").unwrap();
     agent.process().says(SOON, "no drive can be read");

@@ -1,5 +1,5 @@
-//! KES alone, as the first step into an existing tenant: MinIO's own settings are a whole set-up for the gate, and what the key is shows
-//! in what it opens. KES is keswarden's own server here; a real MinIO writes the data.
+//! A gate before a KES that is the only store of keys, as the first step into an existing tenant: MinIO's own settings are enough for the
+//! gate, and the key is known by the data that it opens. KES is keswarden's own server here; a real MinIO writes the data.
 
 use crate::harness::{Agent, SOON, Tenant, key_text};
 use std::{fs, path::PathBuf};
@@ -20,7 +20,7 @@ struct Remote {
 
 impl Remote {
     fn with_data() -> Self {
-        // A KES that takes whatever its store has.
+        // A KES that takes any key that its store has.
         let mut tenant = Tenant::new("remote", KEY, &[("KESWARDEN_MEMORY", "off".to_owned())]);
         tenant.starts();
         tenant.fills("bucket", KEY);
@@ -85,7 +85,7 @@ fn a_gate_in_front_of_kes_alone_knows_the_key_by_what_it_opens() {
     remote.gate.set("KESWARDEN_DRIVES", &drives);
     remote.ends(0, "canary is made");
 
-    // `run` serves keys, and here there are none to be served.
+    // `run` serves keys, and has no store of keys here.
     let run = remote.gate.output(&["run"]);
     assert_eq!(run.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&run.stderr).contains("store_unset"));

@@ -1,5 +1,5 @@
-//! Events on our own pod, the history in `/status`, and last words: what an operator finds without reading logs. The Kubernetes API is
-//! a server that takes Events and fails on anything else.
+//! Events on our own pod, the history in `/status`, and the termination message: what an operator finds without reading logs. The
+//! Kubernetes API is a server that takes Events and fails on any other request.
 
 use crate::harness::{Agent, App, IN_PROCESS, KEY, SOON, eventually, key_text};
 use keswarden::{cause::Cause, keystore::memory::MemoryStore};
@@ -22,7 +22,7 @@ struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// One that answers Events with this status.
+    /// An API that answers Events with this status.
     fn start(status: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca_key = KeyPair::generate().unwrap();
@@ -128,7 +128,7 @@ fn agent(kubernetes: &Kubernetes, keys: &TempDir) -> Agent {
     let mut settings = kubernetes.settings();
     settings.push(("KESWARDEN_FS_DIR", keys.path().to_string_lossy().into_owned()));
     settings.push(("KESWARDEN_KEY_NAME", KEY.to_owned()));
-    // So that there is something to be told of.
+    // Without a memory the key is unpinned, which is the third Event.
     settings.push(("KESWARDEN_MEMORY", "off".to_owned()));
     Agent::new("events", &settings)
 }
@@ -143,7 +143,7 @@ fn the_pod_s_events_say_why_it_waits_and_that_it_goes_on() {
     agent.ready();
     eventually(SOON, "the Event is posted", || kubernetes.reasons().contains(&"GatePassed".to_owned()));
     agent.drain();
-    // The same again and again is posted once.
+    // A cause that stays is posted once.
     assert_eq!(kubernetes.reasons(), ["KeyMissing", "GatePassed", "KeyUnpinned"]);
     let events = kubernetes.events.lock().unwrap();
     let event = &events[0];
@@ -170,7 +170,7 @@ fn init_posts_its_last_event_before_it_ends() {
     assert_eq!(kubernetes.reasons(), ["GatePassed"]);
 }
 
-/// A kubelet that gives up on a container sends it a SIGTERM: why it waited is what is looked for then.
+/// A kubelet that gives up on a container sends a SIGTERM: the termination message says why the gate waited.
 #[test]
 fn who_is_stopped_while_it_waits_leaves_the_reason() {
     let (kubernetes, keys) = (Kubernetes::start(201), tempfile::tempdir().unwrap());
@@ -233,7 +233,7 @@ fn the_history_of_causes_is_in_the_status() {
     store.fail(Some(Cause::VaultSealed.seen("as the test says")));
     let app = App::start(store.clone(), &[("KESWARDEN_VERIFY_INTERVAL", "100ms"), ("KESWARDEN_PIN", "off")]);
     let history = || {
-        // It may not listen yet.
+        // The health server may not listen yet.
         let status: Value = serde_json::from_str(&app.health("/status").1).unwrap_or_default();
         let history = status["history"].as_array().into_iter().flatten();
         history.map(|happening| happening["reason"].as_str().unwrap().to_owned()).collect::<Vec<_>>()

@@ -16,7 +16,7 @@ const CONTENT: &str = "Dear reader, nobody but us reads this.\n";
 
 /// A tenant's parts, as one host has them, over a Vault.
 struct Journey {
-    /// Of the K/V engine.
+    /// The version of the K/V engine.
     version: u8,
     bao: Bao,
     agent: Agent,
@@ -24,7 +24,7 @@ struct Journey {
     mc: Mc,
     /// How an agent reaches the keys.
     vault: Vec<Var>,
-    /// What no log may ever hold.
+    /// Texts that no log may ever hold.
     secrets: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ fn journey(version: u8) {
 // === impl Journey ===
 
 impl Journey {
-    /// Everything is set up but the key, nothing runs but OpenBao, and that is sealed.
+    /// Everything is set up but the key; OpenBao runs, sealed, and nothing else.
     fn sealed(version: u8) -> Self {
         let bao = Bao::with_kv(version);
         let mut vault = bao.approle_vars(&policy(version));
@@ -80,7 +80,7 @@ impl Journey {
         init.says(SOON, "1 of 2");
         self.bao.unseal();
         init.says(SOON, "key_missing");
-        // The command that makes one.
+        // The command that makes the key.
         init.says(SOON, &format!("keswarden key create --first {KEY}"));
         assert_eq!(init.ended(), None, "the gate must wait for the key\n{}", init.tail());
 

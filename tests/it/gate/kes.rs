@@ -1,5 +1,5 @@
-//! KES as a peer: keswarden's own server in its KES role, with faults in front of it, in it and behind it. A gate that starts
-//! names the cause within ten seconds, in words that a person can act upon, and passes by itself once the fault is over.
+//! KES as a peer: keswarden's own server in its KES role, with faults in front of KES, in KES and behind KES. A gate that starts names the
+//! cause within ten seconds, in words that a person can act upon, and passes by itself once the fault is over.
 
 use crate::harness::{
     Agent, Bao, Client, KEY, Launch, Process, Proxy, SOON, Server, Var, Wire, eventually, free_port,
@@ -32,13 +32,13 @@ struct Kes {
     server: Option<Server>,
 }
 
-/// A pod, and the gate in it, which waits.
+/// A pod, and its gate, which waits.
 type Gate = (Agent, Process);
 
-/// What MinIO cannot do without.
+/// The routes that MinIO needs.
 const ENOUGH: &str = "/v1/key/create/*, /v1/key/generate/*, /v1/key/decrypt/*";
 
-/// A gate that is told this about KES names the cause in time, in these words, and waits.
+/// A gate with these settings of KES names the cause in time, in these words, and waits.
 fn waits(vars: &[Var], cause: &str, words: &[&str]) -> Gate {
     let mut pod = Agent::new("before KES", vars);
     let init = names_its_cause(&mut pod, cause);
@@ -54,7 +54,7 @@ fn passes((_pod, mut init): Gate) {
     assert_eq!(init.wait(SOON), 0, "{}", init.log());
 }
 
-/// KES, as far as MinIO is told.
+/// MinIO's setting for the address of KES.
 fn endpoint(port: u16) -> Var {
     ("MINIO_KMS_KES_ENDPOINT", format!("https://127.0.0.1:{port}"))
 }
@@ -62,7 +62,7 @@ fn endpoint(port: u16) -> Var {
 // === impl Kes ===
 
 impl Kes {
-    /// All that it needs; nothing runs yet.
+    /// The files of KES; nothing runs yet.
     fn new() -> Self {
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -92,7 +92,7 @@ impl Kes {
         self.path(file).to_string_lossy().into_owned()
     }
 
-    /// Its certificate is for this name, from and to so many days from now; it is read again by itself.
+    /// Makes a server certificate for this name and these days from now; a running KES reads the file again by itself.
     fn shows(&self, name: &str, days: (i64, i64)) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let now = OffsetDateTime::now_utc();
@@ -101,7 +101,7 @@ impl Kes {
         fs::write(self.path("server.crt"), certificate.pem()).unwrap();
     }
 
-    /// Its file: more about TLS, and who may do what; it is read again by itself.
+    /// Writes KES's file: further settings of TLS, and policies; a running KES reads the file again by itself.
     fn configure(&self, tls: &str, policies: &[(&str, &ApiKey)]) {
         let (key, certificate, keys) = (self.text("server.key"), self.text("server.crt"), self.text("keys"));
         let mut yaml = format!(
@@ -119,12 +119,12 @@ impl Kes {
         self.server = Some(launch.on(Some(self.port)).ready());
     }
 
-    /// Kills it; the next start is on the same port.
+    /// Kills KES; the next start is on the same port.
     fn stop(&mut self) {
         self.server = None;
     }
 
-    /// What MinIO is told, and more, which wins.
+    /// MinIO's settings for KES, and further settings, which win.
     fn vars(&self, more: &[Var]) -> Vec<Var> {
         let vars = [
             endpoint(self.port),
@@ -135,7 +135,7 @@ impl Kes {
         [&vars[..], more].concat()
     }
 
-    /// The same in MinIO's environment file, which is read again at each attempt; what a gate is told of it.
+    /// The same in MinIO's environment file, which a gate reads again at each attempt; the gate's setting.
     fn env_file(&self, more: &[Var]) -> [Var; 1] {
         let lines = self.vars(more).into_iter().map(|(name, value)| format!("{name}={value}\n"));
         fs::write(self.path("new.env"), lines.collect::<String>()).unwrap();
@@ -143,7 +143,7 @@ impl Kes {
         [("KESWARDEN_MINIO_ENV_FILE", self.text("minio.env"))]
     }
 
-    /// A server with KES's certificate that answers whatever it is asked with a page; and what it was asked.
+    /// A server with KES's certificate that answers every request with a page; its port, and its requests.
     fn page(&self) -> (u16, Arc<Mutex<Vec<String>>>) {
         let pair = Pair::read(&self.path("server.crt"), &self.path("server.key")).unwrap();
         let config = tls::server_config(pair, false).unwrap();
@@ -156,7 +156,7 @@ impl Kes {
                 let mut stream = BufReader::new(rustls::StreamOwned::new(connection, stream));
                 let mut head = String::new();
                 while stream.read_line(&mut head).unwrap_or(0) > 0 && !head.ends_with("\r\n\r\n") {}
-                // Who does not trust the certificate asks nothing.
+                // A client that does not trust the certificate sends no request.
                 let Some(line) = head.lines().next() else { continue };
                 told.lock().unwrap().push(line.to_owned());
                 let head = head.to_ascii_lowercase();
@@ -221,7 +221,7 @@ fn a_certificate_that_is_wrong_is_told_apart_and_the_right_one_is_taken() {
 fn what_answers_in_the_place_of_kes_is_not_taken_for_it() {
     let mut kes = Kes::new();
     kes.start();
-    // The port beside it, where health is told without TLS.
+    // The port of a health server, which speaks plain HTTP.
     let mut beside = Agent::new("beside", &[("KESWARDEN_FS_DIR", kes.text("keys"))]);
     beside.set("KESWARDEN_KEY_NAME", KEY);
     beside.run();
@@ -254,7 +254,7 @@ fn identities_that_kes_does_not_take_or_does_not_let_do_enough() {
     passes(unknown);
     passes(denied);
 
-    // For KES the certificate of a CA is none of a client.
+    // For KES a CA's certificate is no client certificate.
     let mut vars = kes.vars(&[
         ("MINIO_KMS_KES_CERT_FILE", kes.text("minio.crt")),
         ("MINIO_KMS_KES_KEY_FILE", kes.text("minio.key")),
@@ -271,7 +271,7 @@ fn identities_that_kes_does_not_take_or_does_not_let_do_enough() {
     write("minio.key", "PRIVATE KEY", key.secret_der());
     passes(gate);
 
-    // A KES that looks at who has signed it does not take one that an API key makes.
+    // A KES that verifies issuers refuses the certificate that an API key makes.
     kes.stop();
     kes.configure(", auth: on", &[(ENOUGH, &kes.minio)]);
     kes.start();
@@ -291,7 +291,7 @@ fn a_kes_whose_own_vault_is_sealed_and_one_without_the_key() {
     let missing = waits(&kes.vars(&[]), "kes_key_missing", &["kes key create my-key"]);
     put_key(&bao, &key_text());
     passes(missing);
-    // What it has in its memory it needs no Vault for.
+    // KES serves a key that is in its memory without Vault.
     bao.seal();
     let mut pod = Agent::new("before a KES that has the key", &kes.vars(&[]));
     assert_eq!(pod.init().wait(SOON), 0, "{}", pod.logs());

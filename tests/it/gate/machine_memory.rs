@@ -1,7 +1,7 @@
-//! Whatever is done to a store and to those who remember its key, across restarts: a gate passes with the key that a witness knows and with no
-//! other, makes a key only where nobody knows one and everybody was asked, and never stops the right key.
+//! The gate against any sequence of changes to a store and to the witnesses of its key, across restarts: a gate passes with the key that a
+//! witness knows and with no other, makes a key only where all witnesses were asked and none knows a key, and never stops the right key.
 //!
-//! More of them: `PROPTEST_CASES=100000 cargo test --release --test it machine`.
+//! More sequences: `PROPTEST_CASES=100000 cargo test --release --test it machine`.
 
 use crate::harness::{KEY, key_text};
 use async_trait::async_trait;
@@ -26,7 +26,7 @@ use tempfile::TempDir;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// The right key is stored, or another one, or none, or something that is no key.
+    /// The right key is stored, or another key, or none, or a text that is no key.
     Right,
     Other,
     Removed,
@@ -37,7 +37,7 @@ enum Step {
     Start(Create),
     /// A witness can be asked, or cannot.
     Silent(usize, bool),
-    /// A witness loses all that it knows, as with its disk.
+    /// A witness loses its memory, as with its disk.
     Loses(usize),
 }
 
@@ -159,7 +159,7 @@ impl World {
         }
     }
 
-    /// What must come of a start: the key that is served, or the cause. Then what the witnesses know.
+    /// The result that a start must have: the key that is served, or the cause. Updates what the witnesses know.
     fn expects(&mut self, create: Create) -> Result<(), Vec<Cause>> {
         if self.away {
             return Err(vec![Cause::VaultSealed]);

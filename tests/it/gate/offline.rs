@@ -1,4 +1,4 @@
-//! The sealed copy: an agent starts while its store is away, for as long as that was allowed, and with nobody else's copy.
+//! The sealed copy: an agent starts while its store is away, within the allowed age of the copy, and with no other agent's copy.
 
 use crate::harness::{Agent, App, Bao, IN_PROCESS, KEY, Minio, SOON, eventually, key_text, policy};
 use keswarden::{
@@ -37,7 +37,7 @@ impl Copy {
         self.dir.path().join("copy/keys.sealed")
     }
 
-    /// What it holds now, when it counts.
+    /// The copy's content, when the copy is in force.
     fn open(&self) -> Option<Opened> {
         let config = Config {
             dir: self.dir.path().join("copy"),
@@ -48,7 +48,7 @@ impl Copy {
         SealedCopy::new(config, "In Memory".to_owned(), Clock::system()).open().ok()
     }
 
-    /// An app that has left a copy: its store, and what it sealed with two keys.
+    /// An app that has left a copy: its store, and ciphertexts of two keys.
     fn left(&self) -> (Arc<MemoryStore>, [String; 2]) {
         let store = Arc::new(MemoryStore::new());
         store.put(KEY, &key_text());
@@ -109,13 +109,13 @@ fn it_stands_in_for_an_absent_vault_only() {
         away(&store, cause);
         waits(&App::start(store.clone(), &copy.settings()), cause.id());
     }
-    // Vault answers, and says that the key is gone: no copy is asked then.
+    // Vault answers that the key is gone: the copy is not used.
     store.fail(None);
     store.remove(KEY);
     waits(&App::start(store.clone(), &copy.settings()), "key_missing");
 }
 
-/// A restart while Vault is well, and the keys that nobody has used since, must not cost the copy these keys.
+/// After a restart while Vault is well, the copy keeps the keys that no client has used since.
 #[test]
 fn a_restart_does_not_shrink_the_copy() {
     let copy = Copy::new("1h");
@@ -133,7 +133,7 @@ fn a_restart_does_not_shrink_the_copy() {
     assert_eq!(app.minio(false).decrypt("bucket-key", &sealed[1], "{}").status, 200);
 }
 
-/// The age of a key in a copy that counts.
+/// The age of a key in a copy that is in force.
 fn age(opened: &Opened, key: &str) -> Option<Duration> {
     opened.keys.iter().find(|kept| kept.name.as_str() == key).map(|kept| kept.age)
 }
@@ -149,7 +149,7 @@ fn a_key_that_is_lost_costs_no_other_one_its_copy() {
     let minio = app.minio(false);
     let sealed = [KEY, "bad-key"].map(|key| minio.generate(key, "{}").1);
     store.put("bad-key", &key_text());
-    // Each counts from its own last verification.
+    // Each key's age counts from its own last verification.
     eventually(IN_PROCESS, "the copy goes on with both", || {
         let opened = copy.open()?;
         let (good, bad) = (age(&opened, KEY)?, age(&opened, "bad-key")?);
@@ -166,7 +166,7 @@ fn a_key_that_is_lost_costs_no_other_one_its_copy() {
     assert_eq!(app.minio(false).decrypt(KEY, &sealed[0], "{}").status, 200);
 }
 
-/// What is sealed with a key that the store has lost, nobody opens once the copy has ended.
+/// A key that the store has lost seals nothing: its ciphertexts could not be opened once the copy has expired.
 #[test]
 fn a_key_that_was_lost_opens_from_the_copy_and_seals_nothing() {
     let copy = Copy::new("1h");
@@ -289,7 +289,7 @@ fn minio_boots_on_the_sealed_copy_while_vault_is_down() {
     mc.put("bucket/another", "written during it");
     assert_eq!(mc.cat("bucket/another"), "written during it");
 
-    // Without the copy it waits, and says for what.
+    // Without the copy the agent waits, and names the cause.
     agent.kill();
     fs::remove_file(copy.file()).unwrap();
     agent.run();
@@ -297,7 +297,7 @@ fn minio_boots_on_the_sealed_copy_while_vault_is_down() {
     assert_eq!(agent.process().ended(), None);
 }
 
-/// A disk that hangs is like a copy that is not there: the gate says so and goes on, and verification does.
+/// A disk that hangs is like a missing copy: the gate says so and goes on, and so do verifications.
 #[test]
 fn a_disk_that_hangs_holds_up_neither_the_gate_nor_verification() {
     let copy = Copy::new("1h");
@@ -313,6 +313,6 @@ fn a_disk_that_hangs_holds_up_neither_the_gate_nor_verification() {
     let verified = || app.metric("keswarden_key_verifications_total{outcome=\"ok\"}");
     let before = verified();
     eventually(IN_PROCESS, "keys are verified all the same", || (verified() > before).then_some(()));
-    // Whoever reads is let go, so that the test can end.
+    // The reader of the pipe is released, so that the test can end.
     drop(fs::OpenOptions::new().write(true).open(copy.file()).unwrap());
 }

@@ -1,4 +1,4 @@
-//! Pins: a key that is not the one that was pinned never passes the gate, and nothing else is made under its name.
+//! Pins: a key other than the pinned key never passes the gate, and no key is made under a pinned name.
 
 use crate::harness::{App, IN_PROCESS, KEY, eventually, fingerprint, key_text};
 use keswarden::{app::Stopped, cause::Cause, keystore::memory::MemoryStore};
@@ -59,7 +59,7 @@ fn a_first_key_is_pinned_as_it_is_made_and_no_other_is_made_after_it() {
     assert_eq!((&pin["pin"], &pin["fingerprint"]), (&1.into(), &fingerprint(&text).into()));
     app.stop().unwrap();
 
-    // The disaster that pins are for: the key is gone without a trace, and the next start would make a new one.
+    // The key is gone without a trace, and the next start would make a new key.
     store.remove(KEY);
     let app = App::start(store.clone(), &settings);
     waits_for(&app, Cause::KeyMissing);
@@ -100,7 +100,7 @@ fn pins_that_disagree_stop_the_gate_and_one_that_cannot_be_read_is_told_of() {
         (pin.as_str(), "my-key=other", Some(Cause::KeyReplaced)),
         (later, "another=x", None),
         ("no pin", "another=x", None),
-        // What cannot be read is no reason to believe less in what can.
+        // A pin that cannot be read leaves the other pins in force.
         ("no pin", "my-key=other", Some(Cause::KeyReplaced)),
     ] {
         let dir = tempfile::tempdir().unwrap();
@@ -128,7 +128,7 @@ fn a_name_in_use_never_gets_another_key() {
     let app = App::serving(&[("KESWARDEN_VERIFY_INTERVAL", "50ms")]);
     let minio = app.minio(false);
     let (_, ciphertext) = minio.generate(KEY, "{}");
-    // Gone without a trace, as after a metadata delete: the store itself would take a new one now.
+    // Gone without a trace, as after a metadata delete: the store itself would take a new key now.
     app.store.remove(KEY);
     let create =
         |client: &crate::harness::Client| client.call("POST", &format!("/v1/key/create/{KEY}"), None);
@@ -181,7 +181,7 @@ fn an_outage_is_served_through_for_as_long_as_the_limits_say() {
         eventually(IN_PROCESS, "all is well again", || (seal(&minio) == 200).then_some(()));
         assert_eq!(open(&minio, &ciphertext), 200);
     }
-    // Without a limit there is none.
+    // Without a setting there is no limit.
     let app =
         App::serving(&[("KESWARDEN_STALE_SEAL_MAX", "unlimited"), ("KESWARDEN_VERIFY_INTERVAL", "50ms")]);
     let minio = app.minio(false);
@@ -193,7 +193,7 @@ fn an_outage_is_served_through_for_as_long_as_the_limits_say() {
     assert_eq!(seal(&minio), 200);
 }
 
-/// The same for a key that nobody demands at the start: it is held against its pin when it is first used.
+/// The same for a key that the start does not demand: the key is held against its pin when first used.
 #[test]
 fn another_key_of_a_pinned_name_is_never_used() {
     let dir = tempfile::tempdir().unwrap();
@@ -221,7 +221,7 @@ fn another_key_of_a_pinned_name_is_never_used() {
     assert_eq!(minio.decrypt("bucket-key", &sealed, "{}").status, 200);
 }
 
-/// An HMAC key that a key never had may be added to it; one that it had must stay.
+/// An HMAC key may be added to a key without one; a key's HMAC key must stay.
 #[test]
 fn a_pin_from_before_the_hmac_key_still_holds() {
     let text = key_text();

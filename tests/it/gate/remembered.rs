@@ -1,5 +1,5 @@
-//! The memory of keys under attack: way of loss × place of memory × command × store. Each cell is refused with its cause and what is known,
-//! or the cell says why nothing could know.
+//! The memory of keys under attack: way of loss × place of memory × command × store. Each combination is refused with its cause and the
+//! key's known fingerprint, unless no place could know the key.
 
 mod losses;
 mod sharing;
@@ -34,13 +34,13 @@ enum Place {
 enum Way {
     /// No trace is left where the store can do that.
     Deleted,
-    /// K/V v2: what can be undone.
+    /// K/V v2: a deletion that can be undone.
     SoftDeleted,
     Destroyed,
     Replaced,
-    /// The settings name a place where nothing is.
+    /// The settings name an empty folder.
     MovedToNothing,
-    /// The settings name another tenant's place, with a key of this name.
+    /// The settings name another tenant's folder, with a key of this name.
     MovedToAnothers,
 }
 
@@ -82,7 +82,7 @@ impl Way {
     }
 }
 
-/// What is said of a loss: what was known, and a way back that is none to a new key.
+/// The message about a loss: the known fingerprint, and ways back that make no new key.
 fn tells(cell: &str, finding: &Finding, way: Way, place: Place, other: &str) {
     let was = fingerprint(&WRITTEN.key);
     let Finding { cause, seen, fix } = finding;
@@ -93,7 +93,7 @@ fn tells(cell: &str, finding: &Finding, way: Way, place: Place, other: &str) {
     } else {
         assert!(matches!(cause, Cause::KeyMissing | Cause::KeyDeleted | Cause::KeyDestroyed), "{cell}");
     }
-    // Drives name a key, and nobody's fingerprint.
+    // Drives name a key without its fingerprint.
     if !matches!(place, Place::Drives | Place::Nowhere) {
         assert!(seen.contains(&was), "the fingerprint of the former key: {cell}");
     }
@@ -118,7 +118,7 @@ fn cell(bao: &Bao, store: Store, place: Place, way: Way, number: usize) {
     let other = key_text();
     let at = tenant.loses(way, &other);
     let before = tenant.stored(at);
-    // The sealed copy is of one store, and does not know what another one had.
+    // The sealed copy is of one store, and knows no key of another.
     let knows_elsewhere = !matches!(place, Place::SealedCopy) || at.is_empty();
     let knows = place != Place::Nowhere && knows_elsewhere;
     let commands: [(&str, Result<(), Finding>); 4] = [

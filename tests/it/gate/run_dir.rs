@@ -1,4 +1,4 @@
-//! The run directory heals by itself, and MinIO can read what is for it.
+//! The run directory: damaged files are made anew, and MinIO can read its own files.
 
 use crate::harness::{KEY, key_text};
 use std::{
@@ -42,13 +42,13 @@ fn files_of_zeros_are_made_anew_and_minio_can_read_what_is_for_it_whatever_the_u
         let found = fs::metadata(run.join(file)).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode, "{file:?} is {found:o}");
     }
-    // What a power cut leaves.
+    // Files as a power cut leaves them.
     for file in ["server.key", "client.crt", "ca.key"] {
         fs::write(run.join(file), [0; 227]).unwrap();
         passes(dir.path());
         assert!(fs::read_to_string(run.join(file)).unwrap().starts_with("-----BEGIN"), "{file}");
     }
-    // What cannot be mended is told with the file to look at.
+    // Damage that cannot be mended is told with the file's path.
     fs::remove_file(run.join("ca.key")).unwrap();
     fs::create_dir(run.join("ca.key")).unwrap();
     let output = init(dir.path());

@@ -72,7 +72,7 @@ impl App {
         self.client_with(Some(minio_pair(self.dir.path())), http1)
     }
 
-    /// The same for an app with another run directory, by a client to whom it is always `now`.
+    /// The same for an app with another run directory; the client's clock stands at `now`.
     pub fn minio_of(&self, run_dir: &Path, now: jiff::Timestamp) -> Client {
         let trust = Trust::only(&run_dir.join("ca.crt")).unwrap();
         let mut config = tls::client_config(trust, Some(minio_pair(run_dir))).unwrap();
@@ -134,7 +134,7 @@ impl App {
         let mut variables = vec![
             ("KESWARDEN_ADMIN_ADDR", "127.0.0.1:0"),
             ("KESWARDEN_AUDIT", "off"),
-            // By default it would be below /var/lib.
+            // The default for root is below /var/lib.
             ("XDG_STATE_HOME", state.as_str()),
         ];
         variables.extend_from_slice(environment);

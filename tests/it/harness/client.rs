@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-/// Status and body of a page of a health server; 0 when nobody answers.
+/// Status and body of a page of a health server; 0 without an answer.
 pub fn health(address: SocketAddr, path: &str) -> (u16, String) {
     block_on(async {
         let client = tls::plain_http_client(Duration::from_secs(5)).unwrap();
@@ -35,7 +35,7 @@ pub struct Client {
     base: String,
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
@@ -57,19 +57,19 @@ impl Client {
         Self { http: builder.build().unwrap(), base: format!("https://{server}") }
     }
 
-    /// As MinIO's own identity, of an agent that runs or will.
+    /// A client of an agent that runs or will, with MinIO's own identity.
     pub fn of(agent: &Agent) -> Self {
         Self::of_run_dir(&agent.run_dir(), agent.kes_port())
     }
 
-    /// The same for an agent that listens on `port`, by what is in its run directory.
+    /// The same for an agent that listens on `port`, with the certificates of its run directory.
     pub fn of_run_dir(run_dir: &Path, port: u16) -> Self {
         let trust = Trust::only(&run_dir.join("ca.crt")).unwrap();
         let config = tls::client_config(trust, Some(minio_pair(run_dir))).unwrap();
         Self::new(config, false, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
 
-    /// With the certificate of an API key, of the server at `api` whose CA is in `dir`.
+    /// A client with the certificate of an API key, of the server at `api` whose CA is in `dir`.
     pub fn with_api_key(who: &ApiKey, dir: &Path, http1: bool, api: SocketAddr) -> Self {
         Self::new(config_of(who, dir), http1, api)
     }

@@ -44,7 +44,7 @@ pub fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &id.to_be_bytes(), payload].concat()
 }
 
-/// A client of HTTP/2 that has room for so many bytes of each answer, and reads what the test reads, no more.
+/// A client of HTTP/2 with a window of this many bytes for each answer; the test does all its reading.
 pub fn http2(api: SocketAddr, dir: &Path, window: u32) -> Stream {
     let mut stream = raw_to(api, dir, b"h2");
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
@@ -75,7 +75,7 @@ pub fn ask(stream: &mut Stream, id: u32, path: &str) {
     stream.flush().unwrap();
 }
 
-/// Reads until a frame of this kind came, and what it says.
+/// Reads until a frame of this kind; its payload.
 pub fn until_frame(stream: &mut Stream, kind: u8) -> Vec<u8> {
     loop {
         let mut head = [0; 9];
@@ -88,7 +88,7 @@ pub fn until_frame(stream: &mut Stream, kind: u8) -> Vec<u8> {
     }
 }
 
-/// Everything until the end of the connection, however it ends.
+/// Everything until the end of the connection, clean or not.
 pub fn rest(stream: &mut impl Read) -> String {
     let (mut all, mut chunk) = (Vec::new(), [0; 4096]);
     while let Ok(length @ 1..) = stream.read(&mut chunk) {

@@ -39,7 +39,7 @@ pub const LOGIN: (&str, (u16, &str)) = (
     "POST /v1/auth/approle/login",
     (200, r#"{"auth":{"client_token":"s.secret-token","lease_duration":1200,"renewable":true}}"#),
 );
-/// A pair that is refused is sent again only where a standby refused it.
+/// The health page of a leader: a refused pair is sent again only where a standby refused.
 pub const LEADER: (&str, (u16, &str)) = (
     "GET /v1/sys/health?standbyok=true&perfstandbyok=true",
     (200, r#"{"initialized":true,"sealed":false,"standby":false}"#),
@@ -97,7 +97,7 @@ impl ScriptedVault {
         self.dir.path().join("ca.crt")
     }
 
-    /// What `init` says and exits with, within the deadline.
+    /// The exit code and the stderr of `init`.
     pub fn init(&self, more: &[(&str, &str)]) -> (i32, String) {
         let ca = self.ca();
         let address = format!("https://127.0.0.1:{}", self.port);

@@ -54,7 +54,7 @@ impl Launch {
         Self { name, command, config, owned: None, settings: Vec::new(), port: None, unread: false }
     }
 
-    /// By another program, which is given the command line of `keswarden server`.
+    /// By another program, which gets the command line of `keswarden server` as its last arguments.
     pub fn by(self, command: Command) -> Self {
         Self { command, ..self }
     }
@@ -232,7 +232,7 @@ keystore:
     )
 }
 
-/// A certificate for 127.0.0.1 in `server.crt`, which vouches for itself, and its key in `server.key`.
+/// A self-signed certificate for 127.0.0.1 in `server.crt`, and its key in `server.key`.
 pub fn make_certificate(dir: &Path) -> PathBuf {
     let line = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=kes \
                 -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.crt";

@@ -1,4 +1,4 @@
-//! Backups: the drill (a Vault with its storage is gone, a new one gets the keys, every object reads), and what is refused.
+//! Backups: the drill (a Vault is gone with its storage, a new Vault gets the keys, every object reads), and backups that are refused.
 
 use crate::harness::{Agent, Bao, KEY, Minio, SOON, eventually, key_text, policy, text};
 use age::secrecy::ExposeSecret;
@@ -51,7 +51,7 @@ impl Safe {
     }
 }
 
-/// It ended so, and said all of this; what it said.
+/// The command ended with this code, and printed all of this; its output.
 #[track_caller]
 fn ended(output: &Output, code: i32, says: &[&str]) -> String {
     let told = format!("{}{}", text(&output.stdout), text(&output.stderr));
@@ -153,7 +153,7 @@ fn a_vault_that_is_gone_with_its_storage_is_made_good_by_a_backup() {
     ended(&safe.verify(&agent, "backup.age"), 0, &["the same in the store"]);
 }
 
-/// An agent's settings for keys in a folder; it need not run.
+/// An agent with keys in a folder; it is not started.
 fn over(dir: &Path) -> Agent {
     Agent::new("folder", &[("KESWARDEN_FS_DIR", dir.to_string_lossy().into_owned())])
 }
@@ -173,7 +173,7 @@ fn what_is_there_is_never_overwritten_and_what_was_changed_is_not_taken() {
     let other = key_text();
     put(&to, "second", &other);
     put(&to, "third", &keys[2].1);
-    // Two stores may have a key of one name: what nobody here knows is not taken before somebody says that it belongs here.
+    // Two stores may have keys of one name: a key that no witness here knows is written only with --other-store.
     let told =
         ended(&safe.restore(&target, "whole", &[]), 65, &["second: key_replaced", "first: backup_unusable"]);
     assert!(
@@ -195,7 +195,7 @@ fn what_is_there_is_never_overwritten_and_what_was_changed_is_not_taken() {
     ended(&safe.verify(&target, "whole"), 65, &["second", "ANOTHER KEY in the store"]);
     ended(&safe.restore(&target, "whole", &["fourth"]), 69, &["there is no key 'fourth'"]);
 
-    // Cut anywhere, or changed anywhere, it is refused whole.
+    // A backup that is cut or changed anywhere is refused whole.
     let whole = fs::read(safe.path("whole")).unwrap();
     let empty = tempfile::tempdir().unwrap();
     let target = over(empty.path());
@@ -209,7 +209,7 @@ fn what_is_there_is_never_overwritten_and_what_was_changed_is_not_taken() {
     }
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "nothing was restored");
 
-    // Somebody else's identity, and files that are none.
+    // Another identity, and files without an identity.
     let stranger = Safe::new();
     fs::copy(safe.path("whole"), stranger.path("whole")).unwrap();
     ended(&stranger.restore(&target, "whole", &[]), 65, &["one of the recipients"]);

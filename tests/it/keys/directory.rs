@@ -1,4 +1,4 @@
-//! Keys in a directory: what a disk that is not mounted looks like, and what a crash leaves behind.
+//! Keys in a directory: a disk that is not mounted, and files that a crash has left.
 
 use crate::harness::{Agent, IN_PROCESS, KEY, Launch, SOON, eventually, key_text, server_yaml, succeeded};
 use std::fs;
@@ -39,7 +39,7 @@ fn an_empty_directory_is_no_proof_that_a_key_is_new() {
     agent.ready();
     assert_eq!(fs::read(keys.join(KEY)).unwrap(), key);
 
-    // The keys that KES's own file names are no other case.
+    // The same holds for the keys that KES's own file names.
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
     fs::create_dir(&keys).unwrap();
@@ -82,7 +82,7 @@ fn what_a_killed_process_left_of_a_key_is_removed_and_nothing_else_is() {
     let old = file(".my-key.0123456789abcdef", true);
     let kept = [
         file(KEY, true),
-        // Somebody may be writing it now.
+        // Another process may be writing this file now.
         file(".my-key.fedcba9876543210", false),
         file(".my-key.swp", true),
         file(".0123456789abcdef", true),
@@ -96,7 +96,7 @@ fn what_a_killed_process_left_of_a_key_is_removed_and_nothing_else_is() {
     }
 }
 
-/// A registry that is made on demand, several folders deep.
+/// A directory of pins that is made on demand, several folders deep.
 #[test]
 fn pins_are_kept_in_a_directory_that_is_made_for_them() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Keys and ciphertexts of any content: what is sealed opens, in each format, and what was changed does not.
+//! Keys and ciphertexts of any content: a ciphertext opens in each format, and a changed ciphertext does not.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use keswarden::crypto::{Key, Kind, key_version::KeyVersion};
@@ -27,7 +27,7 @@ fn stored_bytes_that_are_no_key_are_refused_and_say_why() {
     }
 }
 
-/// What a key is made of; `Key` itself has no `Debug`, on purpose.
+/// The parts of a key; `Key` itself has no `Debug`, on purpose.
 type Parts = (bool, [u8; 32], Option<[u8; 32]>);
 
 fn key_of((aes, bytes, hmac): Parts) -> Key {
@@ -44,7 +44,7 @@ fn as_msgpack(kind: Kind, id: &str, sealed: &[u8]) -> Vec<u8> {
     [&[0x95][..], &text(kind.name()), &text(id), &bin(iv), &bin(nonce), &bin(bytes)].concat()
 }
 
-/// And as still older ones did, in JSON.
+/// The same ciphertext as still older versions of KES wrote it, in JSON.
 fn as_json(kind: Kind, id: &str, sealed: &[u8]) -> Vec<u8> {
     let aead = match kind {
         Kind::Aes256 => "AES-256-GCM-HMAC-SHA-256",
@@ -75,7 +75,7 @@ proptest! {
             prop_assert_eq!(&*key.open(&older, &context).unwrap(), &plaintext);
             let mut changed = older.clone();
             changed[at.index(older.len())] ^= 1_u8 << bit;
-            // A change of the names, which nothing seals, may leave it whole; whatever opens is what was sealed.
+            // A change of the names, which nothing seals, may leave the ciphertext whole; a text that opens is the sealed text.
             if let Ok(opened) = key.open(&changed, &context) {
                 prop_assert_eq!(&*opened, &plaintext);
             }

@@ -1,6 +1,6 @@
-//! What earlier versions have written, and this one must read: pins, the sealed copy, the run directory. A version that
-//! changes a form adds a folder to `tests/vectors/kept`; none is ever taken away. `written_at` in it is the time at which the test
-//! reads it: a sealed copy and certificates end, and the test must not.
+//! Files that earlier versions have written, and that this version must read: pins, the sealed copy, the run directory. A version that
+//! changes a form adds a folder to `tests/vectors/kept`; no folder is ever removed. The test reads a folder at the time in its
+//! `written_at`: a sealed copy and certificates expire, and the test must not.
 
 use crate::harness::{App, IN_PROCESS, KEY, eventually};
 use keswarden::{cause::Cause, clock::Clock, keystore::memory::MemoryStore};
@@ -12,7 +12,7 @@ fn every_version_s_files_are_read_by_this_one() {
     let mut versions = 0;
     for entry in fs::read_dir(kept).unwrap() {
         let from = entry.unwrap().path();
-        // This version writes to what it reads: it is given a copy.
+        // The test reads a copy, because this version writes to its run directory.
         let dir = tempfile::tempdir().unwrap();
         copy(&from, dir.path());
         let path = |name: &str| dir.path().join(name).display().to_string();

@@ -1,4 +1,4 @@
-//! The keyring over a simulated clock: what a verification believes, and when.
+//! The keyring over a simulated clock: which answers a verification believes, and when.
 
 use crate::harness::{KEY, key_text};
 use keswarden::{
@@ -28,12 +28,12 @@ async fn a_key_that_stays_away_is_lost_and_one_that_was_not_seen_for_a_moment_is
         let lost = || keyring.held(KEY).unwrap().lost;
         let text = store.text(KEY).unwrap();
         store.remove(KEY);
-        // However often within a moment: a standby may be stale, a restore under way.
+        // Any number of answers within a moment is no proof: a standby may be stale, a restore may be under way.
         for _ in 0..20 {
             assert_eq!(keyring.verify().await[0].result.as_ref().unwrap_err().cause, Cause::KeyMissing);
         }
         assert!(!lost());
-        // An outage in between says nothing, and starts it anew.
+        // An outage in between proves nothing, and starts the count anew.
         tokio::time::sleep(Duration::from_secs(40)).await;
         store.fail(Some(Cause::VaultSealed.seen("sealed")));
         keyring.verify().await;
@@ -45,7 +45,7 @@ async fn a_key_that_stays_away_is_lost_and_one_that_was_not_seen_for_a_moment_is
             keyring.verify().await;
         }
         assert!(lost(), "32 seconds and three looks");
-        // Nobody forgets it for that, and the right bytes heal it.
+        // The keyring keeps the key, and the right bytes end the fault.
         tokio::time::sleep(Duration::from_secs(365 * 86_400)).await;
         assert!(keyring.verify().await[0].result.as_ref().unwrap_err().fix.contains("keswarden key rescue"));
         store.put(KEY, &text);

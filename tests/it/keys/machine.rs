@@ -1,8 +1,8 @@
-//! Whatever a store answers, in whatever order, over whatever time: the keyring never serves other bytes than it began with, never forgets
-//! its key by an error, and never seals with a key that is lost.
+//! The keyring against any sequence of a store's answers, over any time: it never serves other bytes than at its start, never forgets its
+//! key by an error, and never seals with a key that is lost.
 //!
-//! More of them: `PROPTEST_CASES=100000 cargo test --release --test it machine`. A suspension shows to the keyring as time that passed
-//! since boot, which is what `Sleep` is; it never asks for the time of day.
+//! More sequences: `PROPTEST_CASES=100000 cargo test --release --test it machine`. A suspension shows to the keyring as time since boot,
+//! which `Sleep` lets pass; the keyring never reads the time of day.
 
 use crate::harness::{KEY, key_text};
 use async_trait::async_trait;
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-/// What the store has to say of the key.
+/// The store's answer about the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Right,
@@ -35,15 +35,15 @@ enum Answer {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// From now on.
+    /// Every answer from now on.
     Say(Answer),
-    /// To the next question only: a stale standby, a hiccup.
+    /// The next answer only, as of a stale standby.
     SayOnce(Answer),
     Verify,
     Sleep(u64),
     /// MinIO uses the key.
     Use,
-    /// MinIO asks for a new one of the name.
+    /// MinIO asks for a new key of the name.
     Create,
     Rescue,
 }
@@ -52,7 +52,7 @@ struct Scripted {
     right: String,
     other: String,
     says: Mutex<(Answer, Option<Answer>)>,
-    /// What was written, of which only the right key may ever be.
+    /// The texts that were written: none but the right key may ever be.
     written: Mutex<Vec<String>>,
 }
 
@@ -120,11 +120,11 @@ fn keyed(text: &str) -> keswarden::crypto::Key {
     KeyVersion::parse(text.as_bytes()).unwrap().key
 }
 
-/// What must be true, told apart from how the keyring goes about it.
+/// The state that must hold, without the keyring's own way to it.
 #[derive(Default)]
 struct Model {
     lost: bool,
-    /// Looks in a row that found nothing, and when the first was.
+    /// The number of looks in a row that found nothing, and the time of the first.
     absent: Option<(u32, Duration)>,
     verified: Duration,
 }
@@ -152,7 +152,7 @@ impl Model {
 
 const LIMITS: Limits = Limits { open: None, seal: Some(Duration::from_secs(72 * 3600)) };
 
-/// What is wrong with the keyring now, if anything is.
+/// The keyring's fault now, if there is one.
 fn judge(
     keyring: &Keyring,
     model: &Model,
@@ -282,7 +282,7 @@ fn whatever_the_store_answers() {
     });
 }
 
-/// What judges can fail.
+/// The judges themselves can fail.
 #[tokio::test(start_paused = true)]
 async fn a_model_that_is_wrong_is_noticed() {
     let store = Arc::new(keswarden::keystore::memory::MemoryStore::new());

@@ -18,7 +18,7 @@ const KEYS: [(&str, Kind); 2] = [("one", Kind::Aes256), ("other", Kind::ChaCha20
 const CONNECTIONS: usize = 8;
 /// Of each connection, with each key: one generates, one decrypts, one computes an HMAC.
 const ROUNDS: usize = 20;
-/// What is in flight is gone by then.
+/// Requests that were under way have ended by then.
 const SETTLED: Duration = Duration::from_secs(5);
 
 #[test]
@@ -77,7 +77,7 @@ struct Searched {
 // === impl Searched ===
 
 impl Searched {
-    /// The keys were used a lot, and nobody is connected any more.
+    /// The keys were used a lot, and no client is connected any more.
     fn under_load() -> Self {
         must_be_root();
         let dir = tempfile::tempdir().unwrap();
@@ -115,7 +115,7 @@ impl Searched {
         });
     }
 
-    /// As many copies as there may be, in memory, logs and files; where they are in memory.
+    /// Each key is in memory as often as it may be, and in no log or file; the places in memory.
     fn holds_its_keys_once(&mut self) -> Vec<Hit> {
         let found = eventually(SETTLED, "there are as many copies as there may be", || {
             let found = self.search.memory(self.server.process.id(), |_| true);

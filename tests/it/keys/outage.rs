@@ -1,4 +1,4 @@
-//! What happens to those who hold keys while the store is away, or holds other keys.
+//! Keys that are held in memory while the store is away, or has other keys.
 
 use crate::harness::{App, IN_PROCESS, KEY, eventually, key_text};
 use keswarden::cause::Cause;

@@ -5,7 +5,7 @@ use crate::harness::{Agent, Bao, Client, KEY, SOON, key_text, policy, succeeded}
 use std::{fs, path::Path};
 use tempfile::TempDir;
 
-/// Rounds of each attack; KESWARDEN_TEST_ROUNDS=25 and more by hand.
+/// Rounds of each attack; `KESWARDEN_TEST_ROUNDS=25` for more by hand.
 fn rounds() -> usize {
     std::env::var("KESWARDEN_TEST_ROUNDS").map_or(3, |rounds| rounds.parse().expect("must be a number"))
 }
@@ -15,7 +15,7 @@ struct Attacked {
     version: u8,
     bao: Bao,
     agent: Agent,
-    /// What is stored under the key's name.
+    /// The text that is stored under the key's name.
     key: String,
     sealed: String,
     _pins: TempDir,
@@ -24,7 +24,7 @@ struct Attacked {
 // === impl Attacked ===
 
 impl Attacked {
-    /// An agent that made its key at its first start, as a fresh tenant's may, and would again if it were let.
+    /// An agent that made its key at its first start, as a fresh tenant's may, and that is allowed to make a first key again.
     fn new(version: u8) -> Self {
         let bao = Bao::with_kv(version);
         bao.setup_kv(2, "pins");
@@ -42,7 +42,7 @@ impl Attacked {
         let agent = Agent::new("attacked", &settings);
         let mut tenant = Self { version, bao, agent, key: String::new(), sealed: String::new(), _pins: dir };
         if version == 1 {
-            // It forgets what is deleted, so a first key is for somebody to ask for.
+            // K/V v1 forgets deleted keys, so a person has to ask for a first key.
             tenant.agent.run();
             tenant.agent.process().says(SOON, "keswarden key create --first my-key");
             let made = succeeded("key create", &tenant.agent.output(&["key", "create", "--first"]));
@@ -61,7 +61,7 @@ impl Attacked {
         Client::of(&self.agent)
     }
 
-    /// What is stored under the key's name, whatever it is.
+    /// The text that is stored under the key's name, if there is one.
     fn stored(&self) -> Option<String> {
         let output = self.bao.cli(&["kv", "get", "-mount=kv", &format!("-field={KEY}"), "minio/my-key"]);
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
@@ -75,7 +75,7 @@ impl Attacked {
         self.bao.ok(&[&arguments[..], &["-mount=kv", "minio/my-key", "my-key=-"]].concat(), key);
     }
 
-    /// Every trace of the key goes from where the keys are.
+    /// Removes every trace of the key from its store.
     fn delete(&self) {
         let what: &[&str] = if self.version == 2 { &["kv", "metadata", "delete"] } else { &["kv", "delete"] };
         self.bao.ok(&[what, &["-mount=kv", "minio/my-key"]].concat(), "");
@@ -155,7 +155,7 @@ fn under_attack(version: u8) {
     rolled_back(tenant);
 }
 
-/// A snapshot from before the key was made takes key and pin alike out of Vault: the other pins still know.
+/// A snapshot that is older than the key takes key and pin alike out of Vault: the pins in files still know the key.
 fn rolled_back(mut tenant: Attacked) {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_string_lossy().into_owned();

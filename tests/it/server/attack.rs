@@ -1,4 +1,4 @@
-//! Bad clients: slow, idle, many, half gone, or no clients at all. The good one beside them is served all the same.
+//! Bad clients: slow, idle, many, half gone, or sending garbage. A good client beside them is served all the same.
 
 use crate::harness::{
     App, Holder, IN_PROCESS, KEY, Launch, QUIET, Server, admin_key, base64, block_on, eventually,
@@ -17,10 +17,10 @@ use std::{
     time::Duration,
 };
 
-/// What 4096 connections with TLS may cost, and a process with nothing to do beside: see `http`.
+/// The memory that 4096 connections with TLS and an idle process may take: see `http`.
 const CEILING: u64 = 192 * 1024 * 1024;
 
-/// Enough for 48 connections to the API and 128 to the health server, beside what a process needs: see `http`.
+/// Descriptors for 48 connections to the API, 128 to the health server, and the process itself: see `http`.
 const DESCRIPTORS: usize = 240;
 
 /// Connections to the API that another process holds open, in these ways.
@@ -101,7 +101,7 @@ fn the_api_and_the_health_server_share_what_descriptors_there_are() {
     let _attacks = ports.map(|port| attack_on(port, &server, 200, "flood,idle"));
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.process.id())).unwrap().count();
     assert!(open + 16 < DESCRIPTORS, "some must be left for files and for Vault: {open} are open");
-    // It may be its turn to make room, now and then.
+    // This connection may be the one that is closed to make room.
     eventually(IN_PROCESS, "a key is read that takes a descriptor", || {
         let asked = block_on(server.admin_client(false).send("GET", "/v1/key/describe/other", None));
         asked.ok().filter(|reply| reply.status == 200)
@@ -215,7 +215,7 @@ fn rapid_resets_end_their_own_connection_only() {
             break;
         }
     }
-    // Whoever put up with all of it would keep the connection, and let the read run into its deadline.
+    // A server without a limit would keep the connection, and the read would run into its deadline.
     let mut chunk = [0; 4096];
     let last = loop {
         match stream.read(&mut chunk) {
@@ -266,7 +266,7 @@ fn a_body_that_does_not_come_ends_the_connection_at_the_deadline() {
     kes.still_serves();
 }
 
-/// An HTTP/2 client says how much it takes of each answer, down to nothing, and can answer every PING meanwhile.
+/// An HTTP/2 client that gives an answer no window, and could answer every PING meanwhile.
 #[test]
 fn an_answer_that_nobody_takes_ends_its_connection() {
     let kes = App::server_with_one_key();
@@ -299,7 +299,7 @@ fn clients_that_take_no_answer_leave_room_for_others() {
 #[test]
 fn answers_that_nobody_takes_hold_little_memory() {
     let server = serving_alone();
-    // Whoever is redirected is told the whole path twice, once with five bytes for each of these.
+    // A redirect has the whole path twice, once with five bytes for each `&`.
     let path = format!("//{}", "&".repeat(15_000));
     let mut deaf: Vec<_> = (0..20).map(|_| http2(server.api, server.dir(), 0)).collect();
     for stream in &mut deaf {
@@ -334,7 +334,7 @@ fn a_long_request_gets_no_long_answer() {
     }
 }
 
-/// With nothing under way; what it asks meanwhile is answered, and what it asks later it knows to ask elsewhere.
+/// An idle HTTP/2 connection is closed by GOAWAY: requests under way are answered, and the client repeats later ones elsewhere.
 #[test]
 fn who_has_to_make_room_is_told_so() {
     let server = with_few_descriptors();

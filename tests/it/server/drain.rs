@@ -1,4 +1,4 @@
-//! The end, and a beginning that fails: who asked is answered, who comes is refused, and nobody else holds it up.
+//! The drain, and a start that fails: requests under way are answered, new connections are refused, and no client delays the end.
 
 use crate::harness::{
     App, IN_PROCESS, KEY, eventually,
@@ -60,7 +60,7 @@ fn who_has_nothing_under_way_does_not_hold_up_the_end() {
     let mut slow = raw(&kes, b"http/1.1");
     slow.write_all(b"GET /version HTTP/1.1\r\nX-Slow: ").unwrap();
     slow.flush().unwrap();
-    // One takes no answer, the other one answers no PING.
+    // One client takes no answer, the other answers no PING.
     let [mut deaf, mut mute] = [0, 65_535].map(|window| http2(kes.api, kes.dir.path(), window));
     ask(&mut deaf, 1, "/");
     until_frame(&mut deaf, HEADERS);
@@ -71,7 +71,7 @@ fn who_has_nothing_under_way_does_not_hold_up_the_end() {
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
-/// Nobody listens until the gate has passed, so that two may have the address.
+/// No process listens until its gate has passed, so two processes may have one address in their settings.
 #[test]
 fn an_address_that_another_one_took_while_the_gate_waited_is_named() {
     let address = format!("127.0.0.1:{}", crate::harness::free_port());

@@ -26,7 +26,7 @@ enum Store {
     Directory,
     KvVersion1,
     KvVersion2,
-    /// K/V version 2, and what it holds is wrapped by a transit key.
+    /// K/V version 2, with keys that a transit key wraps.
     Transit,
 }
 
@@ -75,7 +75,7 @@ fn journey(store: Store) {
     info_says_that_the_kms_is_online(&site.mc);
 }
 
-/// Each node has a `keswarden run` of its own: whichever is first makes the key.
+/// Each node has a `keswarden run` of its own: the first of them makes the key.
 #[test]
 fn two_nodes_race_for_the_default_key() {
     let (bao, mut settings) = vault(Store::KvVersion2);
@@ -99,7 +99,7 @@ fn two_nodes_race_for_the_default_key() {
     }
 }
 
-/// Each node has a `keswarden server` of its own, which demands no key: whichever MinIO is first has it made.
+/// Each node has a `keswarden server` of its own, which demands no key: the first MinIO has the key made.
 #[test]
 fn two_nodes_race_for_the_default_key_through_kes_server() {
     let (bao, settings) = vault(Store::KvVersion2);
@@ -126,7 +126,7 @@ fn two_nodes_race_for_the_default_key_through_kes_server() {
     both_nodes_start_and_share_the_key(&mut cluster);
     was_made_once(KEY, &servers, &bao);
 
-    // At boot it is chance how close the race is: here it is run again and again.
+    // How close the race is at boot is chance: here the race is run again and again.
     let [first, second] = cluster.each_ref().map(|node| node.mc("node"));
     for round in 0..ROUNDS {
         let key = format!("contested-{round}");
@@ -152,7 +152,7 @@ fn vault(store: Store) -> (Bao, Vec<Var>) {
     (bao, settings)
 }
 
-/// The nodes are started together, and what one seals the other opens.
+/// Both nodes start together, and each opens the other's ciphertexts.
 fn both_nodes_start_and_share_the_key(cluster: &mut [Minio; 2]) {
     cluster.iter_mut().for_each(Minio::start);
     cluster.iter_mut().for_each(Minio::wait_live);
@@ -172,7 +172,7 @@ fn both_nodes_start_and_share_the_key(cluster: &mut [Minio; 2]) {
     }
 }
 
-/// Both make the key at once: one is told that it did, the other that the key is there, and both can use it.
+/// Both nodes make the key at once: one succeeds, the other is refused because the key exists, and both can use the key.
 fn only_one_makes(key: &str, nodes: [&Mc; 2]) {
     let told = thread::scope(|scope| {
         let tries = nodes.map(|mc| scope.spawn(move || make_key(mc, key)));
@@ -209,7 +209,7 @@ fn info_says_that_the_kms_is_online(mc: &Mc) {
     assert!(online && !endpoints.is_empty(), "MinIO must see its KMS: {told}");
 }
 
-/// By one of the servers, as the audit logs of both tell, and as K/V does.
+/// One of the servers made the key once, by the audit logs of both, and by K/V.
 fn was_made_once(key: &str, servers: &[Server; 2], bao: &Bao) {
     let words = format!("secret key '{key}' created");
     let told = || servers.iter().map(|server| server.process.log().matches(&words).count()).sum::<usize>();

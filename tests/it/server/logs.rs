@@ -1,4 +1,4 @@
-//! Log and audit lines that nobody reads: they cost lines, never an answer, and never the end.
+//! Log and audit lines without a reader: lines are lost, and neither an answer nor the end is delayed.
 
 use crate::harness::{App, IN_PROCESS, KEY, Launch, Server, block_on, eventually, folder_with_one_key};
 use std::{
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-/// More than a pipe holds, and than may wait.
+/// More lines than a pipe and the queue before the pipe hold.
 const FLOOD: usize = 6000;
 
 /// A server with both its outputs in pipes that nobody reads yet.

@@ -1,5 +1,5 @@
-//! The disaster itself: MinIO asks for its default key at its start, finds none, and asks for a new one. Two nodes, each with a
-//! `keswarden server` of its own, on real OpenBao; nothing is set but KES's own file.
+//! MinIO asks for its default key at its start, finds none, and asks for a new key under the name. Two nodes, each with a
+//! `keswarden server` of its own, on real OpenBao; there are no settings but KES's own file.
 
 use crate::harness::{Bao, Launch, Minio, SOON, Server, key_text, make_certificate, policy, vault_yaml};
 use keswarden::identity::ApiKey;
@@ -41,7 +41,7 @@ impl Nodes {
         cluster
     }
 
-    /// Nothing is in their memory; the ports are those that MinIO was told.
+    /// Starts both servers without keys in memory, on the ports in MinIO's settings.
     fn start_servers(&mut self) {
         self.starts += 1;
         let ports: Vec<_> = self.servers.drain(..).map(|server| server.api.port()).collect();

@@ -1,5 +1,5 @@
-//! What a reload of `keswarden server` does beside its work: with files that hang or are half written, with a key store that
-//! does not pass yet, and while the server drains.
+//! Reloads of `keswarden server` beside its work: with files that hang or are half written, with a key store that does not pass yet, and
+//! while the server drains.
 
 use crate::harness::{
     App, Holder, IN_PROCESS, KEY, SOON, Server, api_key, block_on, eventually, finish, health, key_text, now,
@@ -18,13 +18,13 @@ use std::{
 
 const FAILED: &str = "keswarden_config_reload_failed";
 
-/// A pipe under this name: who reads it waits for who writes it.
+/// A pipe under this name: a reader waits for a writer.
 fn pipe(path: PathBuf) -> PathBuf {
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     path
 }
 
-/// Its writing end, once somebody reads it.
+/// The pipe's writing end, once there is a reader.
 fn once_read(pipe: &Path) -> File {
     const O_NONBLOCK: i32 = 0o4000;
     let mut writing = File::options();
@@ -36,7 +36,7 @@ fn policy(who: &ApiKey, more: &str) -> String {
     format!("policy:\n  app:\n    allow: [/v1/key/describe/*]\n    identities: [{}]\n{more}", who.identity())
 }
 
-/// The file with another one as `tls.ca`.
+/// The server's file, with this file as `tls.ca`.
 fn with_ca(dir: &Path, ca: &Path) -> String {
     server_yaml(dir, "").replace("keystore:", &format!("  ca: {}\nkeystore:", ca.display()))
 }
@@ -71,7 +71,7 @@ fn a_key_that_comes_into_use_while_another_store_is_tried_must_be_there_as_well(
     let mut writing = once_read(&slow);
     let described = kes.client(Some(&app), false).call("GET", &format!("/v1/key/describe/{KEY}"), None);
     assert_eq!(described.status, 200, "the policies do not wait for it");
-    // Who reads it again finds a file.
+    // The next read finds a file in place of the pipe.
     let whole = kes.dir.path().join("whole");
     fs::write(&whole, &right).unwrap();
     fs::rename(&whole, &slow).unwrap();
@@ -102,7 +102,7 @@ fn a_key_store_that_does_not_pass_holds_up_neither_a_revocation_nor_a_certificat
     eventually(IN_PROCESS, "the policy is in force", || (status() == 200).then_some(()));
     let (_, sealed) = admin.generate(KEY, "{}");
 
-    // Without the policy, with a key store that is not there, a key that nobody can make in it, and another certificate.
+    // Without the policy, with a missing key store, a key that cannot be made there, and another certificate.
     let other = tempfile::tempdir().unwrap();
     RunDir::new(other.path().to_owned(), &["kes.example".to_owned()]).ensure(now()).unwrap();
     for file in ["server.key", "server.crt", "ca.crt"] {
@@ -120,7 +120,7 @@ fn a_key_store_that_does_not_pass_holds_up_neither_a_revocation_nor_a_certificat
     assert!(block_on(fresh.send("GET", "/version", None)).is_ok(), "the new certificate is served");
     assert_eq!(admin.decrypt(KEY, &sealed, "{}").status, 200, "the former key store serves on");
 
-    // At once with the key in it, lest one is made there.
+    // The folder gets its name with the key inside, lest the server makes a key there.
     let filled = kes.dir.path().join("filled");
     fs::create_dir(&filled).unwrap();
     fs::write(filled.join(KEY), key).unwrap();
@@ -153,15 +153,15 @@ fn a_pipe_in_place_of_a_file_stops_nothing() {
     server.process.signal("TERM");
     assert_eq!(server.process.wait(SOON), 0);
 
-    // A start with one ends, and says why.
+    // A start with a pipe in place of a file ends, and says why.
     let output = finish(&mut server.command(), "", SOON);
     let says = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{says}");
     assert!(says.contains("another.pipe is no regular file"), "{says}");
 }
 
-/// Another process with a lease on a file: whoever opens it waits, as on a file system that hangs, until the kernel breaks the
-/// lease after 45 s.
+/// Another process with a lease on a file: an open of the file waits, as on a file system that hangs, until the kernel breaks the lease
+/// after 45 s.
 fn lease_on(path: &Path) -> Holder {
     const SCRIPT: &str = "
 import fcntl, signal, sys, time
@@ -208,8 +208,8 @@ fn a_half_written_file_is_not_taken_because_somebody_asks_for_a_reload() {
     let status = || client.call("GET", &format!("/v1/key/describe/{KEY}"), None).status;
     assert_eq!(status(), 403);
     let [half, whole] = [half, whole].map(|policies| server_yaml(server.dir(), &policies));
-    // Looks are a second apart, so that what is there for less is not seen twice; on a machine that is too slow for that, nothing
-    // is proven, and it is tried again.
+    // The server looks once a second, so a content that is there for less is not seen twice. On a machine that is too slow for
+    // that, a round proves nothing, and another round follows.
     let proven = (0..10).any(|_| {
         let begun = Instant::now();
         server.rewrite(&half);

@@ -1,5 +1,5 @@
-//! What a gate says when the thing at Vault's address is not as it should be: faults that a real Vault cannot be made to
-//! show at will, from a server that fails on any request it does not expect.
+//! The cause that a gate names for each answer at Vault's address: faults that a real Vault cannot be made to show at will, from a server
+//! that answers by a script, and fails on any request that the script does not have.
 
 use crate::harness::{
     KEY, ScriptedVault, closed_port,
@@ -140,7 +140,7 @@ fn a_key_that_is_deleted_destroyed_trimmed_or_garbled_is_never_just_missing() {
         assert!(text.contains(words), "{words:?} is missing from: {text}");
         assert!(matches!(code, 64 | 65), "{text}");
     }
-    // Whatever answers there that is not Vault says nothing about the key.
+    // An answer that is not Vault's says nothing about the key.
     for body in ["{\"data\":{\"da", "<html>Down for maintenance</html>", "", "[]", "{\"data\":7}"] {
         says(ScriptedVault::good(key(200, body)).init(&[]), 69, &["vault_unhealthy", "not Vault's"]);
     }

@@ -18,7 +18,7 @@ use crate::harness::{
 };
 use std::path::PathBuf;
 
-/// An OpenBao, an agent that reaches it through a proxy and has its key, and what that key has sealed.
+/// An OpenBao, an agent that reaches OpenBao through a proxy and has its key, and a ciphertext of this key.
 struct Site {
     bao: Bao,
     proxy: Proxy,
@@ -38,7 +38,7 @@ fn with_key() -> (Bao, Vec<Var>) {
 // === impl Site ===
 
 impl Site {
-    /// An agent with its key, which reaches its Vault through the proxy and logs in as `login` says.
+    /// An agent with its key, which reaches Vault through the proxy and logs in as `login` says.
     fn serving(bao: Bao, login: &[Var]) -> Self {
         let port = bao.addr().rsplit(':').next().unwrap().parse().unwrap();
         let proxy = Proxy::before(port);
@@ -74,7 +74,7 @@ impl Site {
         self.metric("keswarden_vault_login_total{method=\"approle\",outcome=\"ok\"}")
     }
 
-    /// What MinIO asks for is answered: an old ciphertext opens, a new data key is sealed.
+    /// MinIO's requests are answered: an old ciphertext opens, a new data key is sealed.
     fn serves(&self, when: &str) {
         self.opens(when);
         Client::of(&self.agent).generate(KEY, "{}");
@@ -99,7 +99,7 @@ impl Site {
         Agent::new("another pod", &self.settings)
     }
 
-    /// The gate of a pod that starts now names this cause. What it said.
+    /// The gate of a pod that starts now names this cause; its log.
     fn gate_says(&self, cause: &str) -> String {
         names_its_cause(&mut self.pod(), cause).log()
     }
@@ -111,7 +111,7 @@ impl Site {
         assert_eq!(init.wait(SOON), 0, "{}", init.log());
     }
 
-    /// The agent notices, a gate names this cause, and what MinIO asks for is answered all the while.
+    /// A verification of the agent fails, a gate names this cause, and MinIO's requests are answered all the while.
     fn goes_on_while(&self, cause: &str) -> String {
         let failed = || self.metric("keswarden_key_verifications_total{outcome=\"failed\"}");
         let before = failed();
@@ -121,7 +121,7 @@ impl Site {
         log
     }
 
-    /// The key is verified again, without anybody's hand.
+    /// The agent verifies its key again by itself.
     fn recovers(&self) {
         let ok = || self.metric("keswarden_key_verifications_total{outcome=\"ok\"}");
         let before = ok();

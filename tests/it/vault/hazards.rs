@@ -1,6 +1,6 @@
-//! What a common client of Vault does wrong, and ours must not: each of these was seen with `vaultrs` and `reqwest` as they come. More of
-//! them are held where they belong: versions and deletion times in `answers`, renewal and Retry-After in `lease`, certificates that
-//! are read again in `login`.
+//! Mistakes of common clients of Vault, which ours must not make: each was seen with `vaultrs` and `reqwest` as they come. More of them are
+//! held elsewhere: versions and deletion times in `answers`, renewal and Retry-After in `lease`, certificates that are read again in
+//! `login`.
 
 use crate::harness::{
     KEY, ScriptedVault,
@@ -44,7 +44,7 @@ fn members_that_are_new_or_not_there_are_no_reason_to_fail() {
         69,
         &["vault_unhealthy_behind_green_health", "internal error", "sys/health is green"],
     );
-    // A health page that is red says it itself.
+    // A health page that is red is the cause by itself.
     let red = (GREEN.0, (503, r#"{"initialized":true,"sealed":true}"#));
     let vault = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, red, trouble]);
     says(vault.init(&[]), 69, &["vault_unhealthy: "]);
@@ -87,7 +87,7 @@ fn a_token_is_sent_to_nobody_whom_a_redirect_names() {
     says(vault.init(&[]), 69, &["vault_standby_without_leader"]);
     let vault = ScriptedVault::good([UNSEALED, (LOGIN_PATH, (307, there))]);
     says(vault.init(&[]), 69, &["vault_unhealthy: ", "answered 307, to https://"]);
-    // A path of the same host that is another one is not followed either.
+    // A redirect to another path of the same host is not followed either.
     let vault = ScriptedVault::good([UNSEALED, LOGIN, MOUNT, (KEY_PATH, (307, "/v1/kv/data/other"))]);
     says(vault.init(&[]), 69, &["vault_unhealthy: ", "/v1/kv/data/other"]);
     assert_eq!(connections.load(Ordering::SeqCst), 0, "nobody else is even asked");
@@ -98,7 +98,7 @@ fn nobody_is_trusted_beside_the_ca_that_was_named() {
     let (vault, other) = (ScriptedVault::good([]), ScriptedVault::good([]));
     let (own, others) = (vault.ca(), other.ca());
     let (own, others) = (own.to_str().unwrap(), others.to_str().unwrap());
-    // The system trusts it, and nothing in the environment switches the check off.
+    // The system trusts this CA, and no variable of the environment switches the check off.
     for more in [("SSL_CERT_FILE", own), ("VAULT_SKIP_VERIFY", "true"), ("VAULT_TLS_SERVER_NAME", "x")] {
         says(vault.init(&[("KESWARDEN_VAULT_CACERT", others), more]), 69, &["vault_tls_unknown_ca"]);
     }

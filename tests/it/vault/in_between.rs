@@ -1,5 +1,5 @@
-//! What stands between us and Vault, or in its place: a mesh, a gateway or an ingress whose answers say nothing of tokens and keys, and
-//! nodes of which some hang. From servers that fail on any request that they do not expect.
+//! Servers between keswarden and Vault, or in Vault's place: a mesh, a gateway or an ingress, whose answers say nothing about tokens and
+//! keys; and nodes of which some hang. The scripted server fails on any request that its script does not have.
 
 use crate::harness::{
     ScriptedVault, closed_port,
@@ -53,7 +53,7 @@ fn a_200_or_400_of_something_else_is_no_word_about_the_seal_or_the_credentials()
     let vault = ScriptedVault::good([UNSEALED, (LOGIN_PATH, (400, "<html>Bad request</html>"))]);
     says(vault.init(&[]), 69, &["vault_unhealthy: ", "not Vault's"]);
     assert!(!vault.run_dir().join("agent/vault-refused.json").exists(), "nobody has refused the pair");
-    // A refusal that is not of the pair does not rest for a quarter of an hour.
+    // A refusal of the source address is no refusal of the pair: the pair does not rest for a quarter of an hour.
     let cidr = r#"{"errors":["source address \"10.0.0.1\" unauthorized by CIDR restrictions on the role"]}"#;
     let vault = ScriptedVault::good([UNSEALED, (LOGIN_PATH, (400, cidr))]);
     says(vault.init(&[]), 77, &["login_refused", "CIDR"]);
@@ -84,7 +84,7 @@ fn ttls_that_nobody_lives_to_see_are_no_reason_to_panic() {
     says(vault.init(&[]), 77, &["policy_missing"]);
 }
 
-/// Nobody who listens, and never answers.
+/// A server that accepts connections and never answers.
 fn silent() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("https://{}", listener.local_addr().unwrap());
@@ -106,7 +106,7 @@ fn a_node_that_hangs_is_left_for_one_that_does_not() {
         let more = [more[0], more[1], ("KESWARDEN_VAULT_CACERT", ca.to_str().unwrap())];
         says(init(dir.path(), &more), 77, &["login_refused"]);
     }
-    // None of them answers: that is told in the time of one.
+    // No node answers: the gate says so in the time that one node takes.
     let all = format!("{first},{second},{first}");
     let dir = tempfile::tempdir().unwrap();
     let begun = Instant::now();
@@ -161,7 +161,7 @@ fn what_goes_on_is_not_said_each_second_and_not_asked_each_moment() {
     assert!((2..=8).contains(&logins), "{logins} logins in six seconds");
 }
 
-/// A standby may not know a pair that is new; each refusal counts all the same, so it is not sent again, and the line says what may be.
+/// A standby may not know a fresh pair. Each refusal counts towards the lockout, so the pair is not sent again, and the line says so.
 #[test]
 fn a_pair_that_a_standby_refuses_rests_and_the_line_says_that_it_may_be_new() {
     let refused = (400, r#"{"errors":["invalid role or secret ID"]}"#);
@@ -171,7 +171,7 @@ fn a_pair_that_a_standby_refuses_rests_and_the_line_says_that_it_may_be_new() {
     assert_eq!(vault.logins.load(Ordering::SeqCst), 1);
 }
 
-/// A token that was given and ends is not looked up again and again in its last second.
+/// A token from the settings is not looked up again and again in its last second.
 #[test]
 fn a_given_token_in_its_last_second_is_dead() {
     let last = r#"{"data":{"ttl":0,"expire_time":"2026-01-01T00:00:00Z","renewable":false}}"#;

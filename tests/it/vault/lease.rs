@@ -1,8 +1,8 @@
-//! A Vault identity that never lapses, over simulated time: the pure machine through months, and the real client, several pods of it,
+//! A Vault identity that never lapses, over simulated time: the pure machine through thirty days, and several pods of the real client
 //! through hours of outages, revocations, refused credentials, late standbys, suspended machines and clocks that are set.
 //!
-//! More of them: `KESWARDEN_LEASE_SCHEDULES=1000000 KESWARDEN_CLIENT_SCHEDULES=10000 cargo test --release --test it lease`; one of
-//! them again: `KESWARDEN_SEED=…` with the seed that a failure prints.
+//! More schedules: `KESWARDEN_LEASE_SCHEDULES=1000000 KESWARDEN_CLIENT_SCHEDULES=10000 cargo test --release --test it lease`. One schedule
+//! again: `KESWARDEN_SEED=…` with the seed that a failure prints.
 
 mod model;
 mod six_hours;
@@ -29,7 +29,7 @@ impl Random {
     }
 }
 
-/// The seeds of so many schedules, or the one that is asked for.
+/// The seeds of as many schedules as the variable says, or the one seed in `KESWARDEN_SEED`.
 fn seeds(variable: &str, usual: u64) -> std::ops::Range<u64> {
     let number =
         |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("must be a number"));
@@ -39,7 +39,7 @@ fn seeds(variable: &str, usual: u64) -> std::ops::Range<u64> {
     }
 }
 
-/// Says how to run a schedule again that has failed.
+/// Prints how to run a failed schedule again.
 struct Again(u64, &'static str);
 
 impl Drop for Again {

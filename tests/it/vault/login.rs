@@ -1,4 +1,4 @@
-//! Ways to log in to a real OpenBao, what one process leaves to the next, and several addresses.
+//! Ways to log in to a real OpenBao, the token that one process leaves to the next, and several addresses.
 
 use crate::harness::{
     Agent, Bao, KEY, SOON, Var, closed_port, eventually, finish, key_text, policy, succeeded, text,
@@ -8,7 +8,7 @@ use std::{fs, path::Path, process::Command};
 
 const ROLE: &str = "auth/approle/role/minio-sidecar";
 
-/// An OpenBao with a key, the policy `minio-sidecar`, and an AppRole whose lockout is as it is by default.
+/// An OpenBao with a key, the policy `minio-sidecar`, and an AppRole with OpenBao's default lockout.
 fn vault() -> Bao {
     let bao = Bao::with_kv(2);
     bao.ok(&["policy", "write", "minio-sidecar", "-"], &policy(2));
@@ -59,7 +59,7 @@ fn a_secret_id_that_can_be_used_once_serves_init_and_run_and_a_restart() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
 
-    // A token that is dead meanwhile, of another role, or garbage: a login follows.
+    // A kept token that has ended, is of another role, or is garbage: a login follows.
     let doctor = agent.output(&["doctor"]);
     assert_eq!(doctor.status.code(), Some(0), "doctor uses the agent's login: {}", text(&doctor.stdout));
     assert!(text(&doctor.stdout).contains("secret_id_expiring"), "nothing will follow that token");
@@ -103,7 +103,7 @@ fn a_wrapped_secret_id_is_opened_once_and_only_when_it_was_wrapped_for_us() {
     first.ready();
     first.kill();
 
-    // Opened before, by whomever: that is told as what it may be.
+    // The wrapping was opened before: the message says so.
     let mut second = with(good);
     second.run();
     second.process().says(SOON, "secret_id_expired_or_used");
@@ -117,7 +117,7 @@ fn a_wrapped_secret_id_is_opened_once_and_only_when_it_was_wrapped_for_us() {
     third.process().says(SOON, "was made by 'auth/other/role/minio-sidecar/secret-id'");
 }
 
-/// What was in the wrapping is used up, the token dies, and nobody is to be told so more than once.
+/// The wrapped secret_id is used up and the token ends: the pair is sent once more, and then rests.
 #[test]
 fn a_wrapped_pair_that_is_used_up_is_sent_once_more_and_then_rests() {
     let bao = vault();
@@ -136,12 +136,12 @@ fn a_wrapped_pair_that_is_used_up_is_sent_once_more_and_then_rests() {
     eventually(SOON, "many verifications fail", || failed() > 8.0);
     let refused = "keswarden_vault_request_duration_seconds_count{code=\"400\",op=\"login\"}";
     assert_eq!(agent.metric(refused), 1.0, "{}", agent.logs());
-    // The role is not locked out: whoever has a right one gets in.
+    // The role is not locked out: a right secret_id logs in.
     let (role, secret) = (format!("role_id={}", role_id(&bao)), format!("secret_id={}", secret_id(&bao)));
     bao.ok(&["write", "auth/approle/login", &role, &secret], "");
 }
 
-/// Five refusals lock a whole role out, with every pod of it: a pod that restarts for ever must not get there.
+/// Five refusals lock a role out for all of its pods: a pod that restarts for ever must not cause that.
 #[test]
 fn a_refused_pair_is_not_sent_again_by_the_next_process() {
     let bao = vault();
@@ -160,7 +160,7 @@ fn a_refused_pair_is_not_sent_again_by_the_next_process() {
     }
     agent.run();
     agent.process().says(SOON, "the same pair is not sent again for");
-    // The right one is tried at once, and the role is not locked out.
+    // The right secret_id is tried at once, and the role is not locked out.
     fs::write(&file, secret_id(&bao)).unwrap();
     agent.ready();
     let tries = "keswarden_vault_login_total{method=\"approle\",outcome=\"ok\"}";
@@ -305,7 +305,7 @@ fn another_address_stands_in_for_one_that_is_down_or_sealed() {
     agent.run();
     agent.ready();
     assert_eq!(agent.metric(&format!("keswarden_vault_address_up{{address=\"{}\"}}", bao.addr())), 1.0);
-    // The one that serves is sealed, and another is not: what is said is told of all of them.
+    // The node that serves is sealed, and another node is not: the message tells of all nodes.
     bao.seal();
     agent.kill();
     agent.run();

@@ -4,7 +4,7 @@ use super::{model::ROWS, requests::Then, version_of};
 use crate::harness::{Client, Reply, block_on};
 use serde_json::{Value, json};
 
-/// What must come back.
+/// The answer that must come back.
 #[derive(Debug)]
 pub struct Wanted {
     pub status: u16,
@@ -49,8 +49,8 @@ pub fn template_of(then: Then) -> Wanted {
     }
 }
 
-/// Whether a text is what a template says: `⟨time⟩`, `⟨number⟩`, `⟨word⟩` and `⟨base64 length⟩` stand for what no test can
-/// know, the rest for itself.
+/// Whether a text fits a template: `⟨time⟩`, `⟨number⟩`, `⟨word⟩` and `⟨base64 length⟩` stand for values that no test can know, the rest
+/// for itself.
 fn fits(template: &str, text: &str) -> bool {
     let mut pieces = template.split('⟨');
     let Some(mut text) = text.strip_prefix(pieces.next().unwrap()) else { return false };
@@ -76,7 +76,7 @@ fn fits(template: &str, text: &str) -> bool {
     text.is_empty()
 }
 
-/// The rows of `/v1/api`, in an order of our own.
+/// The rows of `/v1/api`, sorted by path.
 fn rows_of_api(rows: impl IntoIterator<Item = Value>) -> Vec<Value> {
     let mut rows: Vec<_> = rows.into_iter().collect();
     rows.sort_by_key(|row| row["path"].to_string());
@@ -89,7 +89,7 @@ impl Wanted {
         let header = |name: &str| got.headers.get(name).map(String::as_str);
         let (kind, length) = match &self.content {
             Content::Nothing => (None, 0),
-            // An answer to HEAD tells the length that the body would have had.
+            // An answer to HEAD has the length of the body that GET would get.
             Content::Json(text) if method == "HEAD" => (Some("application/json"), text.len()),
             Content::Metrics => (header("content-type"), got.body.len()),
             _ => (Some("application/json"), got.body.len()),
@@ -182,7 +182,7 @@ impl Findings {
     }
 }
 
-/// Panics with the first of what went wrong, and how much there was.
+/// Panics with the first failures, and their number.
 pub fn none_of(failures: &[String]) {
     let shown = failures[..failures.len().min(25)].join("\n");
     assert!(failures.is_empty(), "{} failures, of which:\n{shown}", failures.len());

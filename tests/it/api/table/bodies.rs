@@ -13,7 +13,7 @@ use crate::harness::base64;
 fn bodies_one_byte_over_the_limit_are_refused_and_bodies_at_it_are_read() {
     let kes = serving();
     let mut findings = Findings::default();
-    // The value ends with the body, so that nothing can be taken for garbage after it.
+    // The value ends where the body ends, so that no byte can be taken for garbage after the value.
     let body = |members: &str, length: usize| {
         let frame = format!("{{{members},\"pad\":\"\"}}").len();
         format!("{{{members},\"pad\":\"{}\"}}", "x".repeat(length - frame))
@@ -43,7 +43,7 @@ fn bodies_one_byte_over_the_limit_are_refused_and_bodies_at_it_are_read() {
     none_of(&findings.0);
 }
 
-/// `hmac` tells exactly which bytes were read, so it judges how JSON is read.
+/// Requests to `hmac`: its answer tells exactly which bytes were read from the JSON.
 fn hmac_of(bodies: &[(&str, &'static str)]) {
     let kes = serving();
     let mut findings = Findings::default();
@@ -76,7 +76,7 @@ fn json_is_read_as_leniently_as_go_reads_it() {
         ("{\"version\":null,\"message\":\"aGVsbG8=\"}", MAC_OF_HELLO),
         ("{\"message\":null,\"message\":\"aGVsbG8=\"}", MAC_OF_HELLO),
         ("{\"version\":\"v1\",\"message\":\"aGVsbG8=\"}", MAC_OF_HELLO),
-        // What follows the first value is not looked at; white space before it is nothing.
+        // Text after the first value is not read; white space before the value is skipped.
         ("{\"message\":\"aGVsbG8=\"} and what follows", MAC_OF_HELLO),
         ("{\"message\":\"aGVsbG8=\"}{\"message\":\"\"}", MAC_OF_HELLO),
         ("{\"message\":\"aGVsbG8=\"}}", MAC_OF_HELLO),

@@ -9,7 +9,7 @@ use crate::harness::api_key;
 use keswarden::identity::ApiKey;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A certificate for an API key's own key pair that says of itself what `is_ca` says.
+/// A certificate for an API key's own key pair, with `is_ca` in its BasicConstraints.
 fn certificate(key: &ApiKey, is_ca: rcgen::IsCa) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let (_, private) = key.certificate(1_700_000_000);
     let PrivateKeyDer::Pkcs8(pkcs8) = &private else { panic!("an API key's private key is PKCS#8") };
@@ -30,7 +30,7 @@ fn the_caller_is_the_one_certificate_that_is_no_ca_and_that_signed() {
     let plain = |key: &ApiKey| certificate(key, rcgen::IsCa::ExplicitNoCa).0;
     let unsaid = |key: &ApiKey| certificate(key, rcgen::IsCa::NoCa).0;
     let as_ca = |key: &ApiKey| certificate(key, ca()).0;
-    // A chain, whose key signs, and what becomes of a request that needs permission.
+    // A chain, the key that signs, and the caller, or the refusal, of a request that needs permission.
     let chains = [
         ("a leaf", vec![plain(&allowed)], &allowed, Ok(Who::Allowed)),
         ("a leaf without BasicConstraints", vec![unsaid(&allowed)], &allowed, Ok(Who::Allowed)),
@@ -41,7 +41,7 @@ fn the_caller_is_the_one_certificate_that_is_no_ca_and_that_signed() {
             &allowed,
             Ok(Who::Allowed),
         ),
-        // Whose key signed is who calls, whatever CA stands behind.
+        // The caller is the certificate whose key signed, whatever CA follows in the chain.
         (
             "a stranger, and a CA with our key",
             vec![plain(&stranger), as_ca(&allowed)],
@@ -70,7 +70,7 @@ fn the_caller_is_the_one_certificate_that_is_no_ca_and_that_signed() {
         ),
         ("a CA", vec![as_ca(&allowed)], &allowed, Err(NO_CERTIFICATE)),
         ("two CAs", vec![as_ca(&allowed), as_ca(&api_key(40))], &allowed, Err(NO_CERTIFICATE)),
-        // Stricter than the reference: a certificate that anybody can copy is nobody's proof (§2.2).
+        // Stricter than KES: a certificate that anybody can copy proves nothing.
         (
             "a stranger's CA, and our leaf",
             vec![as_ca(&stranger), plain(&allowed)],
@@ -99,7 +99,7 @@ fn the_caller_is_the_one_certificate_that_is_no_ca_and_that_signed() {
                     (got.status, &got.body) == (status, &refusal_text(text))
                 });
             }
-            // Neither what is open to all nor a path or method that is wrong depends on certificates.
+            // Open routes, wrong paths and wrong methods are answered whatever the certificates are.
             for (method, path, status) in [
                 ("GET", "/version", 200),
                 ("GET", "/v1/ready", 200),

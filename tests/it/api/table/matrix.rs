@@ -41,7 +41,7 @@ impl Table {
         assert!(self.tried > 1000, "only {} combinations over {}", self.tried, version_of(http1));
     }
 
-    /// All names and bodies with the right method; with a wrong one, those that would get furthest.
+    /// All names and bodies with the right method; with a wrong method, the names and bodies that would get furthest.
     fn names(&mut self, client: &Client, http1: bool, row: &Row, method: &str, right: bool) {
         for name in names_for(row.does).iter().filter(|name| right || name.always) {
             let named = (name.sent.as_str(), name.decoded.as_str());
@@ -54,7 +54,7 @@ impl Table {
             }
         }
         if method == "PATCH" {
-            // A method is refused before a body is looked at.
+            // A method is refused before the body is read.
             self.one(client, http1, row, method, ("kept", "kept"), &sent("garbage", Then::Invalid));
         }
     }

@@ -1,4 +1,4 @@
-//! The model: which answer kes-spec §1.2 to §1.8 and §2 demand of a request.
+//! The model: the answer that KES's specification demands for a request.
 
 use super::{
     NO_CERTIFICATE, NOT_ALLOWED, Who,
@@ -34,7 +34,7 @@ pub enum Does {
     Log,
 }
 
-/// A line of the table of §1.4.
+/// A line of KES's table of routes: path, method, the largest body, the deadline.
 pub struct Row {
     pub path: &'static str,
     pub method: &'static str,
@@ -72,10 +72,10 @@ pub const ROWS: [Row; 22] = [
     row("/v1/log/audit", "GET", 0, 0, Does::Log),
 ];
 
-/// The last one is none that HTTP itself defines.
+/// The last method is not defined by HTTP.
 pub const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"];
 
-/// What the model is asked about.
+/// A request, and the keys that are stored when it comes.
 pub struct Call<'a> {
     pub row: &'a Row,
     pub who: Who,
@@ -83,7 +83,7 @@ pub struct Call<'a> {
     /// Decoded.
     pub name: &'a str,
     pub body: &'a Sent,
-    /// What the key store holds now.
+    /// The keys that the key store holds now.
     pub keys: &'a BTreeSet<String>,
 }
 
@@ -119,7 +119,7 @@ fn listed<'a>(pattern: &str, names: impl IntoIterator<Item = &'a str>) -> String
     names.join(",")
 }
 
-/// Route, method, who, name, body, key, operation: the first that objects decides.
+/// Checks route, method, caller, name, body, key and operation in this order: the first objection is the answer.
 pub fn expect(call: &Call<'_>) -> Wanted {
     let Call { row, who, method, name, body, keys } = *call;
     if !takes(row, method) {
@@ -185,7 +185,7 @@ pub fn expect(call: &Call<'_>) -> Wanted {
             let names = listed(name, keys.iter().map(String::as_str));
             json_of(format!("{{\"names\":[{names}]}}\n"))
         }
-        // Off unless the operator says otherwise: ours alone, so that no client can destroy data by default.
+        // Deletion is off unless a setting allows it, unlike KES: no client can destroy data by default.
         Does::Delete => refused(403, NOT_ALLOWED),
         Does::Generate | Does::Encrypt | Does::Decrypt | Does::Hmac => match (name, body.then) {
             (_, Then::Invalid) => refused(400, "invalid request body"),

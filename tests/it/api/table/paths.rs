@@ -66,7 +66,7 @@ fn percent_encoding_is_decoded_before_routing_and_before_judging() {
     none_of(&findings.0);
 }
 
-/// A request whose path is sent as it is spelt: every URL library tidies `..` away before it is sent.
+/// Sends a path exactly as it is spelt: URL libraries remove `..` before they send.
 fn verbatim(api: SocketAddr, http1: bool, method: &str, path: &str) -> Reply {
     let mut config = rustls::ClientConfig::builder_with_provider(keswarden::tls::provider())
         .with_safe_default_protocol_versions()
@@ -86,7 +86,7 @@ fn verbatim(api: SocketAddr, http1: bool, method: &str, path: &str) -> Reply {
         let name = ServerName::try_from("localhost").unwrap();
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
         let io = hyper_util::rt::TokioIo::new(stream);
-        // The sender lives until the body is here, or the connection might go with it.
+        // The sender lives until the body is here: dropping the sender may end the connection.
         if http1 {
             let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
             tokio::spawn(connection);
@@ -114,7 +114,7 @@ async fn whole(answer: hyper::Response<hyper::body::Incoming>) -> Reply {
     }
 }
 
-/// Trusts whoever answers: these tests are about paths.
+/// Trusts every server: these tests are about paths.
 #[derive(Debug)]
 struct AnyServer;
 
@@ -153,7 +153,7 @@ impl rustls::client::danger::ServerCertVerifier for AnyServer {
     }
 }
 
-/// A redirect as Go writes it. What HEAD says of the body is left open: the spec speaks of GET and the others.
+/// A redirect as Go writes it. The headers of HEAD about a body are left open: KES's specification has those of GET and of the others.
 fn is_redirect(got: &Reply, method: &str, location: &str) -> bool {
     let header = |name: &str| got.headers.get(name).map(String::as_str);
     let content = match method {
@@ -175,7 +175,7 @@ fn is_redirect(got: &Reply, method: &str, location: &str) -> bool {
 fn paths_that_are_not_clean_are_redirected_to_the_clean_one() {
     let kes = serving();
     let mut findings = Findings::default();
-    // Nobody's permission is needed, so a client without a certificate asks.
+    // No permission is needed, so a client without a certificate asks.
     for http1 in [true, false] {
         for (path, location) in [
             ("/v1//status", "/v1/status"),
@@ -263,7 +263,7 @@ fn unknown_paths_are_not_found_by_anybody() {
                 "/v1/log/audit/trace",
                 "/v1/identity/self/describe/",
                 "/v1/identity/self",
-                // What older versions of KES had.
+                // Routes of older versions of KES.
                 "/v1/key/bulk/decrypt/kept",
                 "/v1/policy/write/app",
                 "/v1/identity/assign/app",

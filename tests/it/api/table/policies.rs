@@ -11,7 +11,7 @@ fn patterns_are_prefixes_or_whole_paths_and_deny_beats_allow() {
     struct Case {
         allow: &'static [&'static str],
         deny: &'static [&'static str],
-        /// Method, path and status: 403, or what comes of being let in.
+        /// Method, path and status: 403, or the status of a request that the policy allows.
         calls: &'static [(&'static str, &'static str, u16)],
     }
     const CASES: &[Case] = &[
@@ -48,7 +48,7 @@ fn patterns_are_prefixes_or_whole_paths_and_deny_beats_allow() {
                 ("GET", "/v1/status", 403),
             ],
         },
-        // …and need not end at one.
+        // A prefix need not end at a slash.
         Case {
             allow: &["/v1/key/describe/ke*"],
             deny: &["/v1/key/describe/kept-*"],
@@ -69,7 +69,7 @@ fn patterns_are_prefixes_or_whole_paths_and_deny_beats_allow() {
             deny: &[],
             calls: &[("GET", "/v1/status", 200), ("GET", "/v1/key/describe/kept", 200)],
         },
-        // Without a star at its end it is the whole path.
+        // A pattern without a star at its end is a whole path.
         Case {
             allow: &["/v1/key/describe/", "/v1/stat", "v1/api"],
             deny: &[],
@@ -92,7 +92,7 @@ fn patterns_are_prefixes_or_whole_paths_and_deny_beats_allow() {
             calls: &[
                 ("GET", "/v1/key/describe/kept", 403),
                 ("GET", "/v1/key/describe/a/x", 403),
-                // Let in, for being spelt like the pattern; no such name can exist.
+                // Allowed, because the path is spelt like the pattern; no key can have this name.
                 ("GET", "/v1/key/describe/%2A/x", 400),
                 ("GET", "/v1/key/describe/%2Akept", 400),
             ],
@@ -104,7 +104,7 @@ fn patterns_are_prefixes_or_whole_paths_and_deny_beats_allow() {
             deny: &[""],
             calls: &[("GET", "/v1/status", 200), ("GET", "/v1/api", 403)],
         },
-        // The path alone is judged, whatever the method; so a wrong method is told first.
+        // A policy judges the path, whatever the method; a wrong method is refused before the policy is read.
         Case {
             allow: &["/v1/key/generate/kept"],
             deny: &[],
@@ -116,7 +116,7 @@ fn patterns_are_prefixes_or_whole_paths_and_deny_beats_allow() {
                 ("POST", "/v1/key/describe/missing", 405),
             ],
         },
-        // What needs no permission cannot be denied.
+        // A route that needs no permission cannot be denied.
         Case {
             allow: &[],
             deny: &["*"],

@@ -9,7 +9,7 @@ use super::{
 pub struct Named {
     pub sent: String,
     pub decoded: String,
-    /// It is tried with every method and every body; the others only where names matter.
+    /// The name is tried with every method and every body; the other names only where names matter.
     pub always: bool,
 }
 
@@ -71,7 +71,7 @@ pub fn names_for(does: Does) -> Vec<Named> {
                 names.push(plain("kept-chacha", false));
             }
             if matches!(does, Does::Create | Does::Import) {
-                // What is missing must stay so for the other routes: new keys get names of their own.
+                // A key that is missing must stay missing for the other routes: new keys get names of their own.
                 let stays = |name: &str| !is_name(name) || STORED.iter().any(|(stored, _)| *stored == name);
                 names.retain(|name| stays(&name.decoded));
                 names.push(plain(FRESH, true));
@@ -81,10 +81,10 @@ pub fn names_for(does: Does) -> Vec<Named> {
     names
 }
 
-/// A body, and what it means once everything before it is in order.
+/// A body, and its answer once everything before the body is in order.
 pub struct Sent {
     pub text: Option<&'static str>,
-    /// It is tried with every name.
+    /// The body is tried with every name.
     pub always: bool,
     pub then: Then,
 }
@@ -93,7 +93,7 @@ pub struct Sent {
 pub enum Then {
     /// No valid request.
     Invalid,
-    /// With a good key this is what comes back; nothing, or a key made, where the route says so.
+    /// The answer with a good key: nothing, a key made, or this template, as the route says.
     Says(&'static str),
     Unauthentic,
     /// 406.
@@ -112,7 +112,7 @@ const fn absent(then: Then) -> Sent {
     Sent { text: None, always: false, then }
 }
 
-/// Where the route reads no body: whatever is sent changes nothing.
+/// Bodies for a route that reads none: no body changes the answer.
 pub const UNREAD: &[Sent] =
     &[Sent { text: None, always: true, then: Then::Says("") }, sent("garbage", Then::Says(""))];
 
@@ -204,7 +204,7 @@ const IMPORT: &[Sent] = &[
     sent("{}", Then::NotAcceptable("algorithm '' is not supported")),
     sent("null", Then::NotAcceptable("algorithm '' is not supported")),
     sent("{\"bytes\":\"QUJD\"}", Then::NotAcceptable("algorithm '' is not supported")),
-    // The cipher is looked at before the size, and its name in this case alone.
+    // The cipher is checked before the size, and its name is case-sensitive.
     sent("{\"key\":\"QUJD\",\"cipher\":\"DES\"}", Then::NotAcceptable("algorithm 'DES' is not supported")),
     sent(
         "{\"key\":\"QUJD\",\"cipher\":\"aes256\"}",

@@ -8,7 +8,7 @@ use crate::harness::{Bao, KEY, Minio, SOON, key_text, succeeded};
 use keswarden::app;
 use std::{fs, process::Command};
 
-/// By default, with nothing set that is not needed: MinIO never boots on a wrong key, whatever way the right one was lost.
+/// With default settings MinIO never boots on a wrong key, whatever way the right key was lost.
 #[test]
 fn minio_never_boots_on_a_wrong_key() {
     for (store, ways) in [(Store::KvVersion1, &WAYS[..1]), (Store::KvVersion2, &WAYS[..])] {
@@ -65,7 +65,7 @@ fn minio_never_boots_on_a_wrong_key() {
     }
 }
 
-/// A person runs commands as root: what they write belongs to the agent's own user, whose folder it is in.
+/// Commands that a person runs as root: the files that they write belong to the owner of the folder, the agent's own user.
 #[test]
 fn what_root_writes_belongs_to_the_owner_of_its_folder() {
     use std::os::unix::fs::{MetadataExt, chown};
@@ -96,7 +96,7 @@ fn what_root_writes_belongs_to_the_owner_of_its_folder() {
     }
 }
 
-/// Volumes that are mounted a moment after the gate starts: a key that nobody knows waits for them, and is not remembered before.
+/// Volumes that are mounted a moment after the gate starts: a key without a witness waits for the volumes, and is not remembered before.
 #[test]
 fn drives_that_come_late_still_decide() {
     let bao = Bao::unsealed();
@@ -116,7 +116,7 @@ fn drives_that_come_late_still_decide() {
     agent.ready();
 }
 
-/// A pin is demanded, and the pins are in the Vault that is sealed: the copy of the agent's own store is enough, as before.
+/// Pins are demanded, and are in the Vault that is sealed: the copy of the agent's own store is enough.
 #[test]
 fn a_demanded_pin_in_a_sealed_vault_is_no_obstacle_to_the_copy() {
     let bao = Bao::unsealed();

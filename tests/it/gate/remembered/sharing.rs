@@ -1,4 +1,4 @@
-//! What several pods, agents or stores share, and what none of them takes for its own.
+//! Memory that several pods, agents or stores share: none takes another's key for its own.
 
 use super::{
     Place, Store, Way,
@@ -8,8 +8,8 @@ use crate::harness::{Bao, KEY, SOON, fingerprint, key_text};
 use keswarden::{app, cause::Cause};
 use std::fs;
 
-/// Four pods of one tenant, each with a memory of its own, and pins in Vault that all share: as the chart has it. A pod that is new
-/// knows what the others know; without the pins it alone could not.
+/// Four pods of one tenant, each with a memory of its own, and with pins in Vault that all share, as in the chart. A new pod knows the key
+/// by the pins; without the pins a new pod could not.
 #[test]
 fn four_pods_of_which_one_is_new() {
     let bao = Bao::unsealed();
@@ -39,7 +39,7 @@ fn four_pods_of_which_one_is_new() {
     gate(3, false).unwrap();
 }
 
-/// The sealed copy of an agent is no other agent's, whoever shares its directory and its wrapping key.
+/// An agent's sealed copy is no other agent's, although both share the directory and the wrapping key.
 #[test]
 fn two_agents_share_a_directory_of_copies() {
     let bao = Bao::unsealed();
@@ -65,7 +65,7 @@ fn two_agents_share_a_directory_of_copies() {
     assert_eq!(fs::read(&copy).unwrap(), sealed, "the first one's copy is not written over");
     agent.drain();
 
-    // Nor is it taken from the first one's copy by a person.
+    // A rescue by a person does not take the first agent's copy either.
     second.delete();
     let more: Vec<_> = shared.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let rescued = on_own_runtime(app::rescue_from_copy(second.settings("", &more), None)).unwrap_err();
@@ -78,16 +78,16 @@ fn two_agents_share_a_directory_of_copies() {
     let shared: Vec<_> = shared.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let finding = second.gate("", &shared).unwrap_err();
     assert!(finding.cause == Cause::VaultSealed || finding.cause == Cause::CopyUnusable, "{finding}");
-    // It would be the first one's key: what the second one had is known to nobody.
+    // The copy has the first agent's key, and no witness knows the second agent's key.
     let named = second
         .gate("", &[&shared[..], &[("KESWARDEN_PINS", &format!("{KEY}={}", fingerprint(&other)))]].concat());
     assert_eq!(named.unwrap_err().cause, Cause::KeyReplaced);
-    // The same keys after a move are another matter: somebody who knows them says so.
+    // After a move of the same keys, a stated pin lets the copy pass.
     let pin = format!("{KEY}={}", fingerprint(&WRITTEN.key));
     first.gate("elsewhere", &[("KESWARDEN_PINS", &pin)]).unwrap();
 }
 
-/// Two stores in one state directory: the second is not taken for the first, and what is forgotten for one is not forgotten for the other.
+/// Two stores in one state directory: the second store is not taken for the first, and forgetting a key of one keeps that of the other.
 #[test]
 fn two_stores_share_a_state_directory() {
     let bao = Bao::unsealed();
@@ -98,7 +98,7 @@ fn two_stores_share_a_state_directory() {
     let finding = tenant.init("elsewhere").unwrap_err();
     assert_eq!(finding.cause, Cause::KeyReplaced);
     assert!(finding.seen.contains("KESWARDEN_TENANT"), "{finding}");
-    // A tenant of its own needs nothing else.
+    // A tenant name of its own is enough.
     tenant.gate("elsewhere", &[("KESWARDEN_TENANT", "second")]).unwrap();
     let (was, is) = (fingerprint(&WRITTEN.key), fingerprint(&other));
     let forgotten = on_own_runtime(app::forget(tenant.settings("elsewhere", &[]), &was, Some(&is))).unwrap();

@@ -17,7 +17,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The key of every tenant, and a drive that a MinIO has used with it: its first start, and nothing else.
+/// The key of every tenant, and a drive on which a MinIO has started once with this key.
 pub struct Written {
     pub key: String,
     pub drive: PathBuf,
@@ -82,11 +82,11 @@ impl<'a> Remembered<'a> {
         tenant
     }
 
-    /// An agent of its own, not started yet.
+    /// An agent of this tenant, not started yet.
     pub fn agent(&self, name: &str) -> Agent {
         let mut agent = Agent::new(name, &[]);
         for (name, value) in self.environment("") {
-            // Its ports are its own, and it waits.
+            // The agent has ports of its own, and waits at its gate.
             if !matches!(name, "KESWARDEN_ADDR" | "KESWARDEN_ADMIN_ADDR" | "KESWARDEN_GATE_TIMEOUT") {
                 agent.set(name, &value);
             }
@@ -214,7 +214,7 @@ impl<'a> Remembered<'a> {
         }
     }
 
-    /// Loses the key; where the settings point from then on.
+    /// Loses the key; the folder that the settings name from then on.
     pub fn loses(&self, way: Way, other: &str) -> &'static str {
         let (mount, secret) = (format!("-mount={}", self.mount()), self.secret(""));
         match way {
@@ -245,7 +245,7 @@ pub fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     &rest[..rest.find(to).unwrap_or_else(|| panic!("{to}: {rest}"))]
 }
 
-/// Types a printed command as a person would who has the agent's settings, and Vault's.
+/// Runs a printed command in a shell with the agent's settings, and Vault's.
 pub fn paste(agent: &Agent, bao: &Bao, command: &str, dir: &Path) {
     println!("$ {command}");
     let output = agent.shell(

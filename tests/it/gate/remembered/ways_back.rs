@@ -8,7 +8,7 @@ use crate::harness::{Agent, Bao, Client, KEY, SOON, eventually, fingerprint, key
 use keswarden::{app, cause::Cause, exit};
 use std::fs;
 
-/// The last of a key may be in the sealed copy: no verification takes it away, and the printed commands bring it back.
+/// The last bytes of a key may be in the sealed copy: no verification removes them, and the printed commands bring the key back.
 #[test]
 fn the_last_of_a_key_in_a_sealed_copy_comes_back_by_what_is_printed() {
     let bao = Bao::unsealed();
@@ -33,7 +33,7 @@ fn the_last_of_a_key_in_a_sealed_copy_comes_back_by_what_is_printed() {
     }
 }
 
-/// OpenBao is replaced by an empty one while the agent holds the key: everybody is told of the rescue, nobody makes another key.
+/// OpenBao is replaced by an empty OpenBao while the agent holds the key: every command names the rescue, and none makes another key.
 #[test]
 fn a_vault_that_is_empty_while_an_agent_holds_the_key() {
     for version in [1, 2] {
@@ -69,7 +69,7 @@ fn a_vault_that_is_empty_while_an_agent_holds_the_key() {
     }
 }
 
-/// Replaced on purpose: one command, with both fingerprints, and only the right ones.
+/// A key that is replaced on purpose: one command, with both fingerprints, and with no other.
 #[test]
 fn a_key_that_is_replaced_on_purpose_passes_once_the_former_one_is_forgotten() {
     let bao = Bao::unsealed();
@@ -99,7 +99,7 @@ fn a_key_that_is_replaced_on_purpose_passes_once_the_former_one_is_forgotten() {
             result.unwrap_or_else(|finding| panic!("{place:?}, {at}: {finding}"));
         }
         tenant.init("").unwrap_or_else(|finding| panic!("{place:?}: {finding}"));
-        // From now on the new one is the one that is remembered.
+        // From now on the new key is remembered.
         if place != Place::SealedCopy {
             tenant.loses(Way::Replaced, &WRITTEN.key);
             assert_eq!(tenant.init("").unwrap_err().cause, Cause::KeyReplaced, "{place:?}");

@@ -1,4 +1,4 @@
-//! A search of a process's memory, and of files, for whatever gives a key away.
+//! A search of a process's memory, and of files, for bytes that give a key away.
 
 use super::{
     KEYS, seed,
@@ -13,20 +13,20 @@ use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt};
 use zeroize::Zeroizing;
 
-/// Copies of a key's 32 bytes while it is served: the one that the keyring holds.
+/// Copies of a key's 32 bytes while the key is served: the keyring's.
 const KEY_COPIES: usize = 1;
-/// Copies of its HMAC key's 32 bytes: beside it.
+/// Copies of its HMAC key's 32 bytes: the keyring's.
 const HMAC_KEY_COPIES: usize = 1;
 
-/// How much of freed memory an allocator overwrites: what is looked for is the rest.
+/// How much of freed memory an allocator overwrites: the search is for the rest.
 const HEAD: usize = 16;
-/// The least that is looked for at once.
+/// The length of the search's window.
 const WINDOW: usize = 16;
 const CHUNK: usize = 1 << 20;
 const PAGE: usize = 4096;
-/// A running process has more than this; less was not read.
+/// The least memory of a running process: a search that read less has failed.
 pub const LEAST_READ: u64 = 1 << 20;
-/// A key that is known here.
+/// A key whose bytes the test knows.
 pub struct TestKey {
     pub name: &'static str,
     pub bytes: [u8; 32],
@@ -70,7 +70,7 @@ pub struct Search {
     pub skip: Vec<usize>,
 }
 
-/// What a search of memory found.
+/// The result of a search of memory.
 pub struct Found {
     pub hits: Vec<Hit>,
     pub read: u64,
@@ -79,7 +79,7 @@ pub struct Found {
 /// A copy in memory.
 pub struct Hit {
     pub what: String,
-    /// Of its tail.
+    /// The address of its tail.
     pub address: u64,
     pub is_whole: bool,
     pub mapping: Mapping,
@@ -123,7 +123,7 @@ impl Search {
         self.secrets.iter_mut().filter(|secret| secret.key == key).for_each(|secret| secret.copies = 0);
     }
 
-    /// As many copies of each as there may be, or what is there in their place.
+    /// Passes when each secret has as many copies as it may; fails with the copies that are there.
     pub fn judge(&self, hits: &[Hit]) -> Result<(), String> {
         let mut told = String::new();
         for secret in &self.secrets {
@@ -137,7 +137,7 @@ impl Search {
         if told.is_empty() { Ok(()) } else { Err(told) }
     }
 
-    /// Says where the tail of a secret starts.
+    /// Calls `found` with the start of each secret's tail.
     fn find<'a>(&'a self, bytes: &[u8], mut found: impl FnMut(usize, &'a Secret)) {
         let mut end = WINDOW;
         while end <= bytes.len() {
@@ -157,7 +157,7 @@ impl Search {
         names
     }
 
-    /// What is in those mappings of a process.
+    /// Searches those mappings of a process.
     pub fn memory(&self, pid: u32, wanted: impl Fn(&Mapping) -> bool) -> Found {
         let path = format!("/proc/{pid}/mem");
         let memory = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -168,7 +168,7 @@ impl Search {
         found
     }
 
-    /// Chunk by chunk; each is searched behind the end of the one before, so that no secret is cut.
+    /// Searches chunk by chunk; each chunk is searched behind the end of the chunk before, so that no secret is cut.
     fn mapping(&self, memory: &File, mapping: &Mapping, found: &mut Found) {
         let longest = self.secrets.iter().map(|secret| secret.bytes.len()).max().unwrap_or_default();
         let mut buffer = vec![0_u8; longest + CHUNK];
@@ -198,7 +198,7 @@ fn index(pair: &[u8]) -> usize {
     usize::from(pair[0]) << 8 | usize::from(pair[1])
 }
 
-/// How many bytes were read. What cannot be, such as a page beyond the end of a file, is left zero.
+/// How many bytes were read. A page that cannot be read, such as a page beyond the end of a file, is left zero.
 fn read(memory: &File, address: u64, buffer: &mut [u8]) -> u64 {
     if memory.read_exact_at(buffer, address).is_ok() {
         return buffer.len() as u64;
@@ -224,7 +224,7 @@ impl Hit {
     }
 }
 
-/// That a search finds nothing would else mean nothing.
+/// Without this test, a search that finds nothing would prove nothing.
 #[test]
 fn the_search_finds_whatever_part_of_a_secret_an_allocator_leaves() {
     let key = TestKey::new(seed(), KEYS[0]);

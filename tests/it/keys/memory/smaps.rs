@@ -44,7 +44,7 @@ pub fn mappings(pid: u32) -> Vec<Mapping> {
     each_once(mappings)
 }
 
-/// Cuts off what an earlier row has covered: while another thread maps memory, a row may come twice, and longer the second time.
+/// Cuts off addresses that an earlier row has covered: while another thread maps memory, a row may come twice, and longer the second time.
 fn each_once(mappings: Vec<Mapping>) -> Vec<Mapping> {
     let mut covered = 0;
     let cut = |mut mapping: Mapping| {

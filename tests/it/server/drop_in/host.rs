@@ -1,4 +1,4 @@
-//! One host with keswarden in the place of KES, and all that MinIO and `mc` do there with keys.
+//! One host with keswarden in the place of KES, and every use of keys by MinIO and `mc` there.
 
 use super::{BY_KMS, BY_S3, KEY, Store, key_names, make_key, temporary, vault};
 use crate::harness::{Agent, Bao, Mc, Minio, SOON, eventually, finish, succeeded, text};
@@ -93,7 +93,7 @@ impl Host {
         bao.ok(&arguments, &stored);
     }
 
-    /// What the store holds under a name.
+    /// The text that the store holds under a name.
     fn stored_key(&self, name: &str) -> String {
         match &self.bao {
             None => {
@@ -124,7 +124,7 @@ impl Host {
         assert_eq!(wrapped, self.store == Store::Transit, "is the new key wrapped, in {:?}", self.store);
     }
 
-    /// The bucket takes versions, and encrypts what is small and what comes in parts.
+    /// The bucket takes versions, and encrypts a small object and an object in parts.
     pub fn a_bucket_encrypts(&mut self, bucket: &str) {
         self.mc.make_bucket(bucket);
         let place = self.mc.place(bucket);
@@ -177,7 +177,7 @@ impl Host {
         assert_eq!(self.mc.cat(&object), "second\n");
         assert_eq!(text(&self.read(&object, Some(first)).expect("an older version must be read")), "first\n");
 
-        // Without a version, what is deleted is only hidden.
+        // A deletion without a version only hides the object.
         self.mc.json(&["rm", &place]);
         self.read(&object, None).expect_err("a deleted object must not be read");
         for version in [first, second] {
@@ -190,9 +190,9 @@ impl Host {
         }
     }
 
-    /// Every object is what was put, and is encrypted as its bucket says.
+    /// Every object has its content, and is encrypted as its bucket says.
     pub fn everything_reads_back(&self) {
-        // Whoever was restarted may need a moment to find the other.
+        // After a restart, MinIO and keswarden may need a moment to connect.
         eventually(SOON, "MinIO reads", || self.read(&self.kept[0].place, None));
         for Kept { place, version, sha256 } in &self.kept {
             let content =
@@ -247,7 +247,7 @@ impl Host {
     }
 }
 
-/// By a program: Rust that is built for tests takes seconds for a large object.
+/// The digest by openssl: Rust that is built for tests takes seconds for a large object.
 fn sha256(path: &Path) -> String {
     let mut command = Command::new("openssl");
     let line =

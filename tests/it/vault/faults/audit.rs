@@ -1,5 +1,5 @@
-//! Row 22: an audit device that stalls or fails. OpenBao does nothing that it cannot write down, so every request hangs or is refused,
-//! and the health page, of which no audit device hears, is green all the while.
+//! An audit device that stalls or fails. OpenBao answers no request without an audit record, so every request hangs or is refused.
+//! The health page is not audited, and is green all the while.
 
 use super::Site;
 use crate::harness::{Bao, Process, SOON, eventually, finish, key_text, policy, put_key, succeeded};
@@ -7,7 +7,7 @@ use std::{fs, process::Command};
 
 const CAUSE: &str = "vault_unhealthy_behind_green_health";
 
-/// The agent goes on, and has named the cause so many times; a gate names it too; and the health page says that all is well.
+/// The agent goes on, and has named the cause so many times; a gate names the cause, too; the health page is green.
 fn goes_on(site: &mut Site, times: usize) -> String {
     let log = site.goes_on_while(CAUSE);
     let said = format!("served, unverified: {CAUSE}: ");
@@ -37,7 +37,7 @@ fn an_audit_device_that_stalls_behind_a_green_health_page() {
     let login = bao.approle_pair(&policy(2));
     let mut site = Site::serving(bao, &login);
 
-    // Nobody reads. The agent's own requests fill the pipe, and then every request hangs.
+    // The pipe has no reader. The agent's own requests fill the pipe, and then every request hangs.
     reader.signal("STOP");
     let log = goes_on(&mut site, 1);
     assert!(log.contains("got no answer within 1s"), "{log}");
@@ -45,7 +45,7 @@ fn an_audit_device_that_stalls_behind_a_green_health_page() {
     site.recovers();
     site.gate_passes();
 
-    // It cannot be opened any more, as after a log rotation that went wrong: every request fails, without a reason.
+    // The device cannot be opened any more, as after a log rotation that went wrong: every request fails, without a reason.
     fs::remove_file(&device).unwrap();
     fs::create_dir(&device).unwrap();
     site.bao.process().signal("HUP");

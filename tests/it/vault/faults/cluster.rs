@@ -1,5 +1,5 @@
-//! Row 20: three nodes, whose leader is killed, hangs or steps down, or who are too few to have one. Standbys go on answering reads, and
-//! may know nothing of what was just written; who must log in waits for a leader.
+//! Three nodes, whose leader is killed, hangs or steps down, or which are too few to elect a leader. Standbys go on answering reads, and
+//! may not have the latest writes. A login waits for a leader.
 
 use super::Site;
 use crate::harness::{Bao, Client, Proxy, SOON, eventually, key_text, policy, put_key, three_nodes};
@@ -11,7 +11,7 @@ struct Cluster {
 }
 
 const ALL: [usize; 3] = [0, 1, 2];
-/// What must stay 0: nothing that a standby says, or does not say, is a lost key.
+/// Metrics that must stay 0: no answer of a standby proves that a key is lost.
 const LOST: [&str; 2] = [
     "keswarden_key_fingerprint_mismatch{key=\"my-key\"}",
     "keswarden_key_verifications_total{outcome=\"changed\"}",
@@ -31,7 +31,7 @@ impl Cluster {
         nodes[0].setup_kv(2, "kv");
         put_key(&nodes[0], &key_text());
         let login = nodes[0].approle_pair(&policy(2));
-        // A standby that has not heard of a fresh pair says that it is wrong, and then it rests.
+        // A standby without the latest writes refuses a fresh pair as wrong, and a refused pair rests.
         let pair = serde_json::json!({ "role_id": login[0].1, "secret_id": login[1].1 });
         for node in &nodes {
             let log_in = || node.try_api("POST", "auth/approle/login", Some(&pair), None);
@@ -42,7 +42,7 @@ impl Cluster {
         }
         let addresses = addresses(&nodes);
         let [first, second, third] = nodes;
-        // Nothing goes through it: a standby names its leader by the leader's own address.
+        // Nothing passes this proxy: a standby names its leader by the leader's own address.
         let proxy = Proxy::before(0);
         Self { site: Site::at(first, proxy, &addresses, &login), others: [second, third] }
     }
@@ -61,7 +61,7 @@ impl Cluster {
         }
     }
 
-    /// The one of these nodes that leads; until there is one, what MinIO asks for is answered.
+    /// The leader among these nodes. Until there is a leader, MinIO's requests are answered.
     fn leader(&self, nodes: &[usize], when: &str) -> usize {
         eventually(SOON, &format!("{when}: there is a leader"), || {
             self.site.serves(when);
@@ -79,7 +79,7 @@ impl Cluster {
         }
     }
 
-    /// There is a leader: pods start, the key is verified, and it never seemed to be lost.
+    /// There is a leader: pods start, the key is verified, and the key never seemed to be lost.
     fn is_well(&self, when: &str) {
         self.site.gate_passes();
         self.site.recovers();
@@ -114,7 +114,7 @@ fn leaders_that_die_hang_and_step_down_and_a_lost_quorum() {
     cluster.leader(&ALL, when);
     cluster.is_well(when);
 
-    // The one that is left sends everybody to the leader that it knew; or it was the leader itself.
+    // The node that is left redirects to the leader that it knew, or was the leader itself.
     for leader_is_left in [false, true] {
         let when = format!("without a quorum, the leader left: {leader_is_left}");
         let leader = cluster.leader(&ALL, "with a quorum");
@@ -123,13 +123,13 @@ fn leaders_that_die_hang_and_step_down_and_a_lost_quorum() {
         for at in &killed {
             cluster.node_mut(*at).stop();
         }
-        // A leader whom nobody follows steps down after a moment.
+        // A leader without followers steps down after a moment.
         eventually(SOON, "nobody leads", || {
             cluster.site.serves(&when);
             !cluster.node(left).is_leader()
         });
         cluster.site.gate_says("vault_standby_without_leader");
-        // Who has a token reads on.
+        // A client with a token reads on.
         cluster.site.recovers();
         cluster.start(&killed);
         cluster.leader(&ALL, &when);

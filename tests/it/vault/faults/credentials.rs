@@ -1,5 +1,5 @@
-//! Rows 6 to 9: a login that is worth nothing any more. What can be mended by a login is, by one; what only a person can mend is told
-//! before the old token ends, and nobody is locked out by our asking.
+//! Tokens, policies, roles and secret_ids that are revoked, taken away, deleted or wrong. A fault that a login can mend is mended by one
+//! login. A fault that only a person can mend is told before the old token ends. No login of ours locks a role out.
 
 use super::{Site, with_key};
 use crate::harness::{Agent, Bao, SOON, eventually, http_get, key_text, policy, put_key, text};
@@ -65,7 +65,7 @@ fn a_policy_that_is_taken_away_and_put_back() {
     assert_eq!(site.logins(), logins, "a policy is no reason to log in again");
 }
 
-/// The role, with a token that is short and cannot be renewed for ever, and a pair of a known name.
+/// The role, with a short token that cannot be renewed for ever, and a pair of a known name.
 fn make_role(bao: &Bao) {
     let [rights, alone] = ["token_policies=minio-sidecar", "token_no_default_policy=true"];
     bao.ok(&["write", ROLE, rights, alone, "token_period=0", "token_ttl=15s", "token_max_ttl=1h"], "");
@@ -84,7 +84,7 @@ fn a_role_that_is_deleted() {
     let mut site = Site::serving(bao, &pair);
     let logins = site.logins();
     site.bao.ok(&["delete", ROLE], "");
-    // The token lives on, and cannot be renewed. That is told while there is still time.
+    // The token lives on, and cannot be renewed. The agent says so before the token ends.
     site.agent.process().says(SOON, "cannot renew the login: login_refused: ");
     let left = site.metric("keswarden_vault_token_expiry_timestamp_seconds")
         - keswarden::clock::Clock::system().unix_seconds();
@@ -94,14 +94,14 @@ fn a_role_that_is_deleted() {
     assert!(told.contains("invalid role or secret ID"), "{told}");
 
     make_role(&site.bao);
-    // A refused pair rests for a quarter of an hour, unless somebody says that it is worth another try.
+    // A refused pair rests for a quarter of an hour, unless a person asks for another try.
     site.agent.process().signal("HUP");
     site.recovers();
     site.gate_passes();
     assert_eq!(site.logins(), logins + 1.0, "one login follows");
 }
 
-/// How many logins of a pod Vault has refused with 400, which is what it counts before it locks a role out.
+/// How many logins of a pod Vault has refused with 400: Vault counts these before a lockout of the role.
 fn refusals(pod: &Agent) -> f64 {
     let page = text(&http_get(pod.admin_port(), "/metrics").unwrap().1);
     let name = "keswarden_vault_request_duration_seconds_count{code=\"400\",op=\"login\"} ";
@@ -132,7 +132,7 @@ fn a_bad_secret_id_never_locks_the_role_out_with_four_pods() {
         site.bao.api("POST", "auth/approle/login", Some(&body), None).0
     };
 
-    // Somebody has rolled out a bad one, and every pod restarts over and over.
+    // A bad secret_id is rolled out, and every pod restarts over and over.
     fs::write(&file, "2b2d7d2c-0000-0000-0000-000000000002").unwrap();
     let mut pods = [(); 4].map(|()| site.pod());
     let mut tries = 0.0;
@@ -153,7 +153,7 @@ fn a_bad_secret_id_never_locks_the_role_out_with_four_pods() {
     fs::write(&file, &good).unwrap();
     pods.iter_mut().for_each(Agent::ready);
 
-    // One that has expired, and one that is used up: both look like a bad one.
+    // A secret_id that has expired, and a secret_id that is used up: both look like a bad secret_id.
     site.bao.ok(&["write", ROLE, "secret_id_ttl=1s"], "");
     let expired = secret_id(&site.bao);
     let (path, body) = (format!("{ROLE}/secret-id/lookup"), json!({ "secret_id": expired }));
@@ -168,7 +168,7 @@ fn a_bad_secret_id_never_locks_the_role_out_with_four_pods() {
     site.gate_says("login_refused");
     site.serves("whatever the secret_id is worth");
 
-    // The lockout was there all along: whoever tries often enough gets it, and the right pair is refused too.
+    // The lockout was on all along: enough tries cause it, and then the right pair is refused, too.
     eventually(SOON, "the role is locked out", || log_in("bad") == 403);
     assert_eq!(locked(), json!(1));
     fs::write(&file, &good).unwrap();

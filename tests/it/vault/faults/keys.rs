@@ -1,5 +1,6 @@
-//! What may happen to the key itself: missing, deleted, destroyed, replaced, written over, garbled, rolled back. What can come back is
-//! waited for; a key that is lost goes on opening and seals no more; the right bytes end it all, and nobody of ours writes meanwhile.
+//! The key itself is missing, deleted, destroyed, replaced, written over, garbled, or rolled back. A key that can come back is waited
+//! for. A key that is lost from the store goes on opening, and seals no more. The right bytes end the fault, and keswarden writes nothing
+//! meanwhile.
 
 use super::{Site, with_key};
 use crate::harness::{
@@ -18,7 +19,7 @@ const OVERWRITTEN: &str = "keswarden_key_overwritten{key=\"my-key\"}";
 /// A pod whose write came too late has this line.
 const REFUSED: &str = "keswarden_vault_request_duration_seconds_count{code=\"400\",op=\"kv\"} ";
 
-/// A site whose pods have a pin of the key, and may make a first one: they must not. The key, as it is stored.
+/// A site whose pods have a pin of the key, and would make a first key if the pin let them; and the key, as it is stored.
 fn pinned() -> (Site, String) {
     let (bao, mut settings) = with_key();
     let key = stored(&bao);
@@ -44,7 +45,7 @@ fn stored(bao: &Bao) -> String {
     version_1["data"][KEY].as_str().expect("there must be a key").to_owned()
 }
 
-/// The history of the key, and the names in its folder: whoever writes, deletes or restores anything there changes them.
+/// The history of the key, and the names in its folder: every write, deletion and restore there changes them.
 fn history(bao: &Bao) -> [Value; 2] {
     [read(bao, METADATA), read(bao, "kv/metadata/minio/?list=true")]
 }
@@ -54,7 +55,7 @@ fn remove(bao: &Bao) {
     bao.ok(&["kv", "metadata", "delete", "-mount=kv", PLACE], "");
 }
 
-/// Another key is written over the one of this version.
+/// Another key is written over this version.
 fn write_over(bao: &Bao, version: u32) {
     bao.ok(&["kv", "put", &format!("-cas={version}"), "-mount=kv", PLACE, "my-key=-"], &key_text());
 }
@@ -91,7 +92,7 @@ fn makes_no_other(site: &Site) {
     assert_ne!(reply.status, 200, "no other key is made under the name of one in use");
 }
 
-/// The right key is back: the agent goes on with it, and pods start.
+/// The right key is back: the agent goes on with that key, and pods start.
 fn is_well(site: &Site, key: &str) {
     site.recovers();
     assert_eq!(stored(&site.bao), key);
@@ -99,7 +100,7 @@ fn is_well(site: &Site, key: &str) {
     site.gate_passes();
 }
 
-/// Row 10.
+/// The key is missing, and is made while the gate waits (`key_missing`).
 #[test]
 fn a_key_that_is_made_while_the_gate_waits() {
     let (bao, settings) = without_key();
@@ -125,13 +126,13 @@ fn a_key_that_is_made_while_the_gate_waits() {
     assert_eq!(client.decrypt(KEY, &sealed, "{}").status, 200);
 }
 
-/// Row 11.
+/// The key is deleted, and comes back by an undelete (`key_deleted`).
 #[test]
 fn a_key_that_is_deleted_and_undeleted() {
     let (mut site, key) = pinned();
     site.bao.ok(&["kv", "delete", "-mount=kv", PLACE], "");
     let before = history(&site.bao);
-    // It can be brought back, so nothing that is sealed now is lost: sealing goes on.
+    // The key can be brought back, so data that is sealed now is not lost: sealing goes on.
     let log = site.goes_on_while("key_deleted");
     site.agent.process().says(SOON, "nobody can load it now: key_deleted: ");
     makes_no_other(&site);
@@ -141,16 +142,16 @@ fn a_key_that_is_deleted_and_undeleted() {
     is_well(&site, &key);
 }
 
-/// Row 12.
+/// The key's bytes are destroyed in Vault, and are in the agent's memory alone (`key_destroyed`).
 #[test]
 fn a_key_that_is_destroyed() {
     let (mut site, key) = pinned();
     site.bao.ok(&["kv", "destroy", "-mount=kv", "-versions=1", PLACE], "");
     is_lost(&mut site, "key_destroyed");
-    // It says that it did, and did not.
+    // The undelete of a destroyed version reports success, and brings nothing back.
     site.bao.ok(&["kv", "undelete", "-mount=kv", "-versions=1", PLACE], "");
     is_lost(&mut site, "key_destroyed");
-    // The only copy is in the agent's memory, and goes into an empty place alone.
+    // The only copy is in the agent's memory; a rescue writes to an empty place alone.
     let rescue = |site: &Site| site.agent.output(&["key", "rescue", KEY, "--yes"]);
     let refused = rescue(&site);
     let says = text(&refused.stderr);
@@ -160,7 +161,7 @@ fn a_key_that_is_destroyed() {
     is_well(&site, &key);
 }
 
-/// Row 13.
+/// The key is removed with its history, and another key is made under the name (`key_missing`, `key_replaced`).
 #[test]
 fn a_key_that_is_removed_and_made_anew() {
     let (mut site, key) = pinned();
@@ -169,7 +170,7 @@ fn a_key_that_is_removed_and_made_anew() {
     assert!(log.contains("so it is not made anew"), "{log}");
     makes_no_other(&site);
     assert_eq!(history(&site.bao), [Value::Null, Value::Null], "nothing is written");
-    // It is version 1 again, so no number tells them apart.
+    // The other key is version 1 again, so no version number tells the keys apart.
     let another = key_text();
     put_key(&site.bao, &another);
     let log = is_lost(&mut site, "key_replaced");
@@ -179,7 +180,7 @@ fn a_key_that_is_removed_and_made_anew() {
     is_well(&site, &key);
 }
 
-/// Row 14.
+/// Further versions are written over the key, until the first version is gone.
 #[test]
 fn a_key_that_is_written_over_once_and_often() {
     let (mut site, key) = pinned();
@@ -188,7 +189,7 @@ fn a_key_that_is_written_over_once_and_often() {
     eventually(SOON, "that is among the metrics", || site.metric(OVERWRITTEN) == 1.0);
     // Version 1 is what counts.
     is_well(&site, &key);
-    // A mount keeps ten versions unless it is told otherwise: the eleventh pushes the first one out.
+    // A mount keeps ten versions by default: the eleventh pushes the first one out.
     site.bao.ok(&["write", "kv/config", "max_versions=10"], "");
     (2..=12).for_each(|version| write_over(&site.bao, version));
     let log = is_lost(&mut site, "key_destroyed");
@@ -199,7 +200,7 @@ fn a_key_that_is_written_over_once_and_often() {
     eventually(SOON, "nothing is odd any more", || site.metric(OVERWRITTEN) == 0.0);
 }
 
-/// Row 15.
+/// The key's entry holds something that is no key.
 #[test]
 fn something_that_is_no_key() {
     let (mut site, key) = pinned();
@@ -224,7 +225,7 @@ fn something_that_is_no_key() {
     }
 }
 
-/// Row 16.
+/// The key is missing, and four pods make the first key at once: all of them serve the same key.
 #[test]
 fn four_pods_that_make_the_first_key_at_once() {
     let (bao, mut settings) = without_key();
@@ -237,7 +238,7 @@ fn four_pods_that_make_the_first_key_at_once() {
         let prefix = format!("minio/tenant-{round}");
         settings.push(("KESWARDEN_VAULT_KV_PREFIX", prefix.clone()));
         let mut pods: Vec<_> = (1..=4).map(|pod| Agent::new(&format!("pod {pod}"), &settings)).collect();
-        // All of them wait for Vault, and then answers come so slowly that each has seen no key before any of them has made one.
+        // All pods wait for Vault. Then answers come so slowly that each pod has seen no key before any pod has made one.
         proxy.set(Wire::Ended);
         pods.iter_mut().for_each(Agent::run);
         pods.iter_mut().for_each(|pod| pod.process().says(SOON, "vault_unreachable: "));
@@ -266,7 +267,7 @@ fn four_pods_that_make_the_first_key_at_once() {
     panic!("they must have written at the same time");
 }
 
-/// Row 27.
+/// Vault's storage is restored from a snapshot that is older than the key.
 #[test]
 fn a_snapshot_from_before_the_key() {
     let dir = tempfile::tempdir().unwrap();
@@ -276,7 +277,7 @@ fn a_snapshot_from_before_the_key() {
     let login = bao.approle_pair(&policy(2));
     let snapshot =
         |bao: &Bao, what: &str, file: &str| bao.ok(&["operator", "raft", "snapshot", what, file], "");
-    // Vault stalls for some seconds after a restore: what it has then is waited for.
+    // Vault stalls for some seconds after a restore: its new content is waited for.
     let restore = |bao: &Bao, file: &str, wanted: u16| {
         snapshot(bao, "restore", file);
         eventually(SOON, "the snapshot is in use", || {
@@ -297,7 +298,7 @@ fn a_snapshot_from_before_the_key() {
     restore(&site.bao, &without, 404);
     site.goes_on_while("key_missing");
     assert_eq!(site.logins(), logins + 1.0, "one login for each restore");
-    // Whoever has a pin knows better.
+    // A pod with a pin knows the key.
     site.settings.push(("KESWARDEN_PINS", format!("{KEY}={}", fingerprint(&key))));
     let log = site.gate_says("key_missing");
     assert!(log.contains(&fingerprint(&key)), "{log}");
@@ -306,7 +307,7 @@ fn a_snapshot_from_before_the_key() {
     site.gate_says("login_refused");
     site.settings.pop();
     makes_no_other(&site);
-    // It is away for half a minute, and that is no stale answer.
+    // The key is away for half a minute, which is longer than a stale answer lasts.
     is_lost_and_a_gate_says(&mut site, "key_destroyed", "key_missing");
     assert_eq!(history(&site.bao), [Value::Null, Value::Null], "nothing is written");
 

@@ -1,5 +1,5 @@
-//! Row 30: the Kubernetes API is in trouble, which OpenBao asks about a service account's token at each login and each renewal. No
-//! Kubernetes runs here: a scripted API answers that one question, and any other question fails the test.
+//! The Kubernetes API, which OpenBao asks about a service account's token at each login and each renewal, is away, hangs or refuses. No
+//! Kubernetes runs here: a scripted API answers this one request, and any other request fails the test.
 
 use super::Site;
 use crate::harness::{Bao, Var, free_port, key_text, policy, put_key};
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// What the Kubernetes API does with the question.
+/// How the Kubernetes API answers a token review.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Api {
     Good,
@@ -36,7 +36,7 @@ struct Kubernetes {
 
 struct Shared {
     api: Mutex<Api>,
-    /// What nobody should ask.
+    /// Requests that the script does not have.
     odd: Mutex<Vec<String>>,
 }
 
@@ -45,10 +45,10 @@ const NAME: &str = "minio-sa";
 const NAMESPACE: &str = "minio-tenant";
 const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const QUESTION: &str = "POST /apis/authentication.k8s.io/v1/tokenreviews HTTP/1.1\r\n";
-/// Pause between two looks whether it still hangs.
+/// Pause between two looks at the mode of the API.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A token as Kubernetes projects it, but for the signature, at which nobody looks here.
+/// A token as Kubernetes projects it, with a signature that no peer checks here.
 fn jwt() -> String {
     let header = json!({ "alg": "RS256", "kid": "test" });
     let claims = json!({
@@ -78,14 +78,14 @@ impl Kubernetes {
         kubernetes
     }
 
-    /// From now on this happens; nothing odd was asked until now.
+    /// Sets the API's mode. No unexpected request has come until now.
     fn set(&mut self, api: Api) {
         self.was_asked_nothing_odd();
         *self.shared.api.lock().unwrap() = api;
         let address = (Ipv4Addr::LOCALHOST, self.port);
         self.listener = match (api, self.listener.take()) {
             (Api::Down, Some(listener)) => {
-                // It ends when it is next connected to.
+                // The listening thread ends at the next connection.
                 drop(TcpStream::connect(address).unwrap());
                 listener.join().unwrap();
                 None
@@ -108,7 +108,7 @@ impl Kubernetes {
     /// Logins by the service account, whose token is in this file; they must be repeated every three seconds.
     fn logins_at(&self, bao: &Bao, token: &Path) -> Vec<Var> {
         let host = format!("kubernetes_host=http://127.0.0.1:{}", self.port);
-        // Over plain HTTP it is not used, but demanded.
+        // OpenBao demands a CA, and does not use it over plain HTTP.
         let ca = format!("kubernetes_ca_cert=@{}", bao.ca_path().display());
         bao.ok(&["policy", "write", "minio-sidecar", "-"], &policy(2));
         bao.ok(&["auth", "enable", "kubernetes"], "");
@@ -142,7 +142,7 @@ impl Shared {
     }
 }
 
-/// Answers until it is down.
+/// Answers until the API is down.
 fn listen(socket: &TcpListener, shared: &Arc<Shared>) {
     for stream in socket.incoming().map_while(Result::ok) {
         if shared.api() == Api::Down {
@@ -213,7 +213,7 @@ fn a_kubernetes_api_that_is_down() {
     let login = kubernetes.logins_at(&bao, &token);
     let site = Site::serving(bao, &login);
 
-    // Vault says the same of all of them, so both things that a person can look at are told.
+    // Vault gives one answer for all of these, so the message names both places that a person can check.
     for api in [Api::Down, Api::Fails, Api::Forbids, Api::SaysNo] {
         kubernetes.set(api);
         let log = site.goes_on_while("kubernetes_review_failed");

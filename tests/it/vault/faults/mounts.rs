@@ -1,9 +1,9 @@
-//! Rows 21, 23 and 28: the place of the keys is throttled, in a namespace that is closed, or not what it was a moment ago.
+//! The mount of the keys is throttled, in a namespace that is sealed or locked, disabled, or of another version of K/V than a moment ago.
 
 use super::{Site, with_key};
 use crate::harness::{Bao, SOON, eventually, http_get, key_text, policy, put_key, text};
 
-/// What a login may do with the folder `minio` of a mount, of either version of K/V.
+/// A login's rights in the folder `minio` of a mount, of either version of K/V.
 fn places(mount: &str) -> String {
     let both = [policy(1), policy(2)].concat();
     let lines = both.lines().filter(|line| line.contains("\"kv/"));
@@ -29,7 +29,7 @@ fn a_rate_limit() {
     site.bao.ok(&["write", "sys/quotas/config", "enable_rate_limit_response_headers=true"], "");
     site.bao.ok(&["write", "sys/quotas/rate-limit/slow", "path=kv/", "rate=1", "interval=15s"], "");
 
-    // For the rest of the fifteen seconds nobody gets anything, and whoever keeps the pause does not ask.
+    // For the rest of the fifteen seconds every request is refused, and a client that keeps the pause sends none.
     eventually(SOON, "Vault answers 429", || refusals(&site) > 0.0);
     let (drawn, before) = (refusals(&site), failed());
     eventually(SOON, "the key is to be verified several times", || failed() >= before + 6.0);
@@ -73,7 +73,7 @@ fn a_namespace_that_is_sealed_or_locked() {
     site.bao.ok(&["namespace", "seal", "team"], "");
     site.goes_on_while("namespace_sealed");
     assert_eq!(health(&site), 200, "the health page is green all the while");
-    // A login in that namespace fails as well, and for the same reason.
+    // A login in this namespace fails as well, and for the same reason.
     site.settings.push(("KESWARDEN_VAULT_AUTH_NAMESPACE", "team".to_owned()));
     site.gate_says("namespace_sealed");
     site.settings.pop();
@@ -125,7 +125,7 @@ fn a_mount_that_is_disabled_or_changes_its_version() {
     let Site { bao, mut agent, .. } = site;
     agent.drain();
 
-    // Somebody makes v2 of v1: an agent that found out by itself which it is does so again.
+    // The mount is upgraded from v1 to v2: an agent that has detected the version by itself detects the new version.
     let mut site = Site::serving(bao, &on("old", "auto"));
     site.bao.ok(&["kv", "enable-versioning", "old"], "");
     site.agent.process().says(SOON, "mount_version_mismatch");
@@ -134,7 +134,7 @@ fn a_mount_that_is_disabled_or_changes_its_version() {
     let Site { bao, mut agent, .. } = site;
     agent.drain();
 
-    // One that was told waits to be told otherwise, and goes on with the key that it has.
+    // An agent with the version in its settings waits for other settings, and goes on with the key that it holds.
     let mut site = Site::serving(bao, &on("older", "1"));
     site.bao.ok(&["kv", "enable-versioning", "older"], "");
     let told = site.goes_on_while("mount_version_mismatch");

@@ -1,5 +1,5 @@
-//! Rows 4, 17, 18 and 19: no answer comes, or late, or half of one. Each request has its own end, no connection is trusted after it, and
-//! half an answer is none.
+//! Answers that do not come, come late, or are cut off. Each request has a deadline of its own, a connection is not used again after a
+//! deadline, and half an answer is no answer.
 
 use super::{Site, with_key};
 use crate::harness::{SOON, TOLD, Wire, eventually};
@@ -9,7 +9,7 @@ use std::{
 };
 
 const FAILED: &str = "keswarden_key_verifications_total{outcome=\"failed\"}";
-/// Requests for the key that nobody answered: how many there were, and how many were given up within five seconds.
+/// Requests for the key without an answer: how many there were, and how many were given up within five seconds.
 const UNANSWERED: &str = "keswarden_vault_request_duration_seconds_count{code=\"none\",op=\"kv\"}";
 const GIVEN_UP: &str = "keswarden_vault_request_duration_seconds_bucket{code=\"none\",op=\"kv\",le=\"5\"}";
 
@@ -20,7 +20,7 @@ fn burden(site: &mut Site) -> (usize, usize) {
     (count("fd"), count("task"))
 }
 
-/// It is over, and the next look or two must show it.
+/// The fault is over, and the next look or two must show so.
 fn is_over(site: &Site) {
     site.proxy.set(Wire::Good);
     let begun = Instant::now();
@@ -35,7 +35,7 @@ fn a_vault_that_hangs() {
     let logins = site.logins();
     let (files, threads) = burden(&mut site);
     let connections = site.proxy.connections();
-    // Whoever connects is taken, by the kernel, and then hears nothing.
+    // The kernel accepts connections, and then no answer comes.
     site.bao.signal("STOP");
     site.goes_on_while("vault_unreachable_timeout");
     let many = site.metric(FAILED) + 5.0;
@@ -59,7 +59,7 @@ fn a_network_that_swallows() {
     let (bao, pair) = with_key();
     let site = Site::serving(bao, &pair);
     let logins = site.logins();
-    // Twice: what was learnt from the first time must not be in the way.
+    // Twice: state that the first fault has left must not harm the second recovery.
     for _ in 0..2 {
         site.proxy.set(Wire::BlackHole);
         let told = site.goes_on_while("vault_unreachable_timeout");

@@ -1,5 +1,5 @@
-//! Rows 1, 2, 3 and 5: a Vault that is not open yet, or not any more. Who waits says how far the opening is; who has the key goes on. A
-//! token outlives a seal, and where it does not, one login follows.
+//! A Vault that is not initialised, sealed, or started sealed. A gate that waits says how far the unsealing is. An agent that has its key
+//! goes on. A token outlives a seal, or one login follows.
 
 use super::{Site, with_key};
 use crate::harness::{Agent, Bao, KEY, Proxy, SOON, TOLD, Var, eventually, key_text, policy, put_key};
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A gate that waits for nothing but the last key share passes within so long.
+/// A gate that waits for nothing but the last key share passes within this time.
 const AT_ONCE: Duration = Duration::from_secs(5);
 const FAILED_LOGINS: &str = "keswarden_vault_login_total{method=\"approle\",outcome=\"failed\"}";
 const TOKEN_ENDS: &str = "keswarden_vault_token_expiry_timestamp_seconds";
@@ -38,7 +38,7 @@ fn not_initialised_then_sealed_then_unsealed() {
     bao.unseal_one(0);
     init.says(SOON, "(unseal progress 1 of 2 keys)");
     bao.unseal();
-    // It is open, and empty. Its operator fills it, and then hands out what the pod logs in with.
+    // Vault is unsealed, and empty. The operator stores the key, and then hands out the pod's credentials.
     init.says(SOON, ": credential_unreadable: ");
     assert_eq!(init.ended(), None, "it must wait\n{}", init.log());
     bao.setup_kv(2, "kv");
@@ -49,7 +49,7 @@ fn not_initialised_then_sealed_then_unsealed() {
     }
     assert_eq!(init.wait(SOON), 0, "{}", init.log());
 
-    // Once more, with everything in place: nothing but the last share is waited for.
+    // Once more, with everything in place: the gate waits for nothing but the last share.
     bao.seal();
     let mut pod = Agent::new("second pod", &settings);
     let mut init = pod.init();
@@ -83,7 +83,7 @@ fn sealed_while_serving() {
 fn killed_and_started_sealed() {
     let (bao, pair) = with_key();
     let address = bao.addr();
-    // Without a proxy in between: there nobody would be refused.
+    // Without the proxy: the proxy accepts connections while OpenBao is down.
     let proxy = Proxy::before(address.rsplit(':').next().unwrap().parse().unwrap());
     let mut site = Site::at(bao, proxy, &address, &pair);
     let logins = site.logins();
@@ -109,7 +109,7 @@ fn sealed_for_longer_than_the_token_lives() {
     site.bao.seal();
     let now = || keswarden::clock::Clock::system().unix_seconds();
     eventually(SOON, "the token has ended", || site.metric(TOKEN_ENDS) < now());
-    // Whether the token is dead cannot be known yet, and nobody says so.
+    // The agent cannot know yet whether the token has ended, and does not say so.
     site.goes_on_while("vault_sealed");
     assert!(!site.agent.logs().contains("token_dead"), "{}", site.agent.logs());
     site.bao.unseal();
@@ -117,7 +117,7 @@ fn sealed_for_longer_than_the_token_lives() {
     site.gate_passes();
     let logins = site.logins();
     assert!((2.0..=3.0).contains(&logins), "{logins} logins: one follows, or two that have met");
-    // No more of them, for as long as there is something to renew.
+    // No further logins, for as long as the token can be renewed.
     let renewed = site.metric(TOKEN_RENEWED);
     eventually(SOON, "the new token is renewed", || site.metric(TOKEN_RENEWED) > renewed);
     site.recovers();

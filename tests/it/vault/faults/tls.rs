@@ -1,5 +1,5 @@
-//! Rows 24, 25 and 26: certificates that are wrong or have ended, on either side, and clocks. What was wrong is told with its dates; files
-//! that are put right are read again without a restart; and no wall clock decides when a token is renewed.
+//! Certificates that are wrong or have ended, on either side, and clocks. A message names the certificate's dates. Files that are put
+//! right are read again without a restart. No wall clock decides when a token is renewed.
 
 use super::{Site, with_key};
 use crate::harness::{Bao, SOON, Var, Wire, eventually, faketime, finish, text};
@@ -16,7 +16,7 @@ const VALID: (i64, i64) = (-HOUR, 2 * DAY);
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
-/// Whoever signs, and the PEM file of those who trust that.
+/// A certificate authority, and its certificate as PEM.
 struct Ca {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
@@ -33,7 +33,7 @@ struct Leaf {
 // === impl Ca ===
 
 impl Ca {
-    /// The one whom everybody trusts already.
+    /// OpenBao's own CA, which every agent trusts.
     fn of(bao: &Bao) -> Self {
         let read = |name: &str| fs::read_to_string(bao.dir().join(name)).unwrap();
         let (certificate, key) = (read("ca.crt"), KeyPair::from_pem(&read("ca.key")).unwrap());
@@ -78,7 +78,7 @@ impl Leaf {
     }
 }
 
-/// OpenBao shows this certificate to whoever connects from now on.
+/// OpenBao shows this certificate on new connections.
 fn show(bao: &mut Bao, leaf: &Leaf) {
     leaf.put(bao.dir(), "server");
     bao.signal("HUP");
@@ -90,7 +90,7 @@ fn show(bao: &mut Bao, leaf: &Leaf) {
     });
 }
 
-/// The connections that the agent has end: on those nobody hears of another certificate.
+/// Ends the agent's connections: a connection that is open never sees another certificate.
 fn cut(site: &Site) {
     let before = site.metric(FAILED);
     site.proxy.set(Wire::Ended);
@@ -127,7 +127,7 @@ fn server_certificates_that_expire_are_wrong_or_are_replaced() {
         site.recovers();
     }
 
-    // A CA is replaced, and whoever had not heard of it hears: no restart.
+    // A CA is replaced, and the agent reads the new CA file: no restart.
     show(&mut site.bao, &stranger);
     cut(&site);
     site.goes_on_while("vault_tls_unknown_ca");
@@ -154,7 +154,7 @@ fn client_certificates_that_expire_and_are_replaced() {
         ("KESWARDEN_VAULT_CLIENT_CERT", file("client.crt")),
         ("KESWARDEN_VAULT_CLIENT_KEY", file("client.key")),
     ];
-    // Long enough to start with, on a busy machine too.
+    // The certificate lasts long enough for a start on a busy machine.
     client((-HOUR, 15));
     let site = Site::serving(bao, &settings);
     let told = site.goes_on_while("login_refused");
@@ -179,14 +179,14 @@ fn a_clock_that_is_wrong() {
         ("LD_PRELOAD", faketime().to_string_lossy().into_owned()),
         ("FAKETIME_TIMESTAMP_FILE", clock.to_string_lossy().into_owned()),
         ("FAKETIME_CACHE_DURATION", "1".to_owned()),
-        // The wall clock alone: nobody can set the other ones.
+        // The wall clock alone: no program can set the other clocks.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
     ]);
     let mut site = Site::serving(bao, &settings);
     let days = |site: &Site| site.metric("keswarden_vault_clock_skew_seconds") / DAY as f64;
     let renewed = |site: &Site| site.metric("keswarden_vault_token_last_renewal_timestamp_seconds");
 
-    // Somebody sets it while the agent runs. Tokens of eight seconds live on.
+    // The clock is set while the agent runs. Tokens of eight seconds are renewed all the same.
     for (by, off) in [("+40d", 40.0), ("-40d", -40.0)] {
         set(by);
         eventually(SOON, &format!("the clock is set by {by}"), || (days(&site) - off).abs() < 0.1);
@@ -199,7 +199,7 @@ fn a_clock_that_is_wrong() {
     assert_eq!((site.logins(), site.metric(FAILED)), (1.0, 0.0), "no wall clock ends a token");
     assert!(site.agent.logs().contains(" clock_skew: "), "{}", site.agent.logs());
 
-    // A minute and a half is told of, and is no reason to wait.
+    // A minute and a half is a warning, and no reason to wait.
     set("+90");
     let mut pod = site.pod();
     let mut init = pod.init();
@@ -211,7 +211,7 @@ fn a_clock_that_is_wrong() {
         if (89.0..93.0).contains(&skew) { Ok(()) } else { Err(format!("{skew} s")) }
     });
 
-    // Where a certificate has not begun or has ended by that clock, both times are told, for a person to see which is wrong.
+    // A certificate that has not begun or has ended by this clock is told with both times, so that a person sees which of them is wrong.
     set("+40d");
     eventually(SOON, "the clock is set once more", || days(&site) > 39.0);
     let leaf = ca.signs(HERE, Usage::ServerAuth, VALID);

@@ -1,22 +1,22 @@
-//! Row 29: the transit key that wraps the keys is rotated, retired, deleted, lost, made anew, or not allowed. Nothing of it is a lost
-//! key: an agent seals and opens on, and verifies again once the transit key is back.
+//! The transit key that wraps the keys is rotated, retired, deleted, lost, made anew, or not allowed. None of these is a lost key: an
+//! agent seals and opens on, and verifies again once the transit key is back.
 
 use super::Site;
 use crate::harness::{Bao, KEY, SOON, policy};
 
-/// What a login needs, with these operations of the transit key `wrap`.
+/// The policy of a login, with these operations of the transit key `wrap`.
 fn with_transit(operations: &[&str]) -> String {
     let stanza =
         |operation: &&str| format!("path \"transit/{operation}/wrap\" {{ capabilities = [\"update\"] }}\n");
     policy(2) + &operations.iter().map(stanza).collect::<String>()
 }
 
-/// What the store holds under a name.
+/// The text that the store holds under a name.
 fn stored(site: &Site, name: &str) -> String {
     site.bao.ok(&["kv", "get", "-mount=kv", &format!("-field={name}"), &format!("minio/{name}")], "")
 }
 
-/// An agent that has made its key, wrapped by the first version of the transit key `wrap`; and a backup of both versions of that.
+/// An agent that has made its key, wrapped by the first version of the transit key `wrap`; and a backup of the transit key's two versions.
 fn wrapped_and_rotated() -> (Site, String) {
     let bao = Bao::with_kv(2);
     bao.ok(&["secrets", "enable", "transit"], "");
@@ -37,7 +37,7 @@ fn a_transit_key_that_is_rotated_retired_or_deleted() {
     let (site, backup) = wrapped_and_rotated();
     site.recovers();
     site.gate_passes();
-    // What is made from now on is wrapped by the new version.
+    // Keys that are made from now on are wrapped by the new version.
     let mut pod = site.pod();
     pod.set("KESWARDEN_KEY_NAME", "later");
     let mut init = pod.init();
@@ -60,7 +60,7 @@ fn a_transit_key_that_is_rotated_retired_or_deleted() {
     site.bao.ok(&["write", "-f", "transit/keys/wrap/soft-delete-restore"], "");
     site.recovers();
 
-    // Gone for good; then somebody makes another one of its name, which opens nothing; then the backup is found.
+    // The transit key is gone; then another transit key gets its name, and opens nothing; then the backup is restored.
     site.bao.ok(&["delete", "transit/keys/wrap"], "");
     let told = site.goes_on_while("transit_key_missing");
     assert!(told.contains("KESWARDEN_VAULT_TRANSIT_KEY"), "{told}");
@@ -87,7 +87,7 @@ fn what_the_policy_lacks_for_transit_is_spelt_out_and_no_reason_to_log_in_again(
     site.recovers();
     assert_eq!(site.logins(), before);
 
-    // Whoever makes the first key needs the other one.
+    // Making the first key takes the right to encrypt.
     allow(&site, &["decrypt"]);
     site.settings.push(("KESWARDEN_KEY_NAME", "later".to_owned()));
     let told = site.gate_says("policy_missing");

@@ -1,5 +1,5 @@
 //! A model of Vault in simulated time, for several pods of one role: tokens that end and are revoked, outages of every kind, a standby
-//! that is late, and an AppRole that is locked out after five refused logins. What was asked of it is counted by pod.
+//! that is late, and an AppRole that is locked out after five refused logins. The model counts each pod's requests.
 
 use async_trait::async_trait;
 use keswarden::{
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 pub enum Fault {
     Sealed,
     Refused,
-    /// Nobody answers.
+    /// No answer comes.
     Silent,
     /// Every request is answered 500, and the health page is green.
     Internal,
@@ -29,13 +29,13 @@ pub enum Fault {
 pub const FAULTS: [Fault; 6] =
     [Fault::Sealed, Fault::Refused, Fault::Silent, Fault::Internal, Fault::RateLimited, Fault::Tls];
 
-/// Five refused logins lock a role out for so long (OpenBao's default).
+/// Five refused logins lock a role out for this long (OpenBao's default).
 const LOCKOUT: Duration = Duration::from_secs(15 * 60);
 const LOCKED_AFTER: usize = 5;
 
 struct Token {
     pod: usize,
-    /// On the node that is asked it is there from then on.
+    /// From when on the node that is asked knows the token.
     from: Duration,
     expires: Duration,
     /// No renewal goes beyond.
@@ -43,7 +43,7 @@ struct Token {
     revoked: bool,
 }
 
-/// What one pod has asked for.
+/// The requests of one pod.
 #[derive(Default)]
 pub struct Seen {
     /// Logins that were granted.
@@ -56,11 +56,11 @@ pub struct Seen {
     pub with_revoked: usize,
     /// Reads with a token after its end.
     pub after_the_end: usize,
-    /// Reads with a token that the node has not heard of yet.
+    /// Reads with a token that the node does not know yet.
     pub too_soon: usize,
     /// Requests during a pause that was asked for.
     pub during_pause: usize,
-    /// How often a living token of it was revoked.
+    /// How often a living token of the pod was revoked.
     pub revocations: usize,
     /// From when an answer that asked for a pause has arrived, to its end.
     pause: Option<(Duration, Duration)>,
@@ -68,7 +68,7 @@ pub struct Seen {
 
 pub struct Model {
     started: Instant,
-    /// The machines of all pods were suspended for so long in all.
+    /// How long the machines of all pods were suspended in all.
     pub suspended: Duration,
     pub ttl: Duration,
     pub most: Duration,
@@ -84,7 +84,7 @@ pub struct Model {
     pub seen: Vec<Seen>,
 }
 
-/// The model, as one pod reaches it.
+/// The model, as one pod reaches Vault.
 pub struct Pod {
     pub number: usize,
     pub model: Arc<Mutex<Model>>,
@@ -204,7 +204,7 @@ impl Model {
         }
     }
 
-    /// What a request gets, and after how long.
+    /// The answer to a request, and its delay.
     fn meet(
         &mut self,
         pod: usize,

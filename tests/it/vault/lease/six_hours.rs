@@ -1,4 +1,4 @@
-//! The real client, as two to four pods of one role, through six hours of whatever may happen to Vault, to the credentials and to the machine.
+//! The real client, as two to four pods of one role, through six hours of faults of Vault, of the credentials and of the machine.
 
 use super::{
     Again, Random,
@@ -45,15 +45,15 @@ fn client(pod: Pod, secret_id: &Path, clock: &Clock, seed: u64) -> Client {
 
 /// How often the data path reads.
 const READ: Duration = Duration::from_secs(30);
-/// A read that begins so long after a fault works, which is well within one poll: the last request of the fault may end five seconds
-/// after it, the look at the health page one second later, and what failed rests for five more.
+/// A read that begins this long after a fault succeeds. The last request in a fault may end five seconds after the fault, the look at the
+/// health page takes one second more, and a failed login rests for five.
 const RECOVERY: Duration = Duration::from_secs(12);
 const LENGTH: Duration = Duration::from_secs(6 * 3600);
 
-/// What is to happen, each at its time.
+/// The faults of six hours, each with its time.
 struct Schedule {
     faults: Vec<(Duration, Duration, Fault)>,
-    /// The secret_id is replaced, and its file so much later.
+    /// When the secret_id is replaced, and when its file is.
     rotation: Option<(Duration, Duration)>,
     revocations: Vec<Duration>,
     suspensions: Vec<(Duration, Duration)>,
@@ -91,14 +91,14 @@ impl Schedule {
     /// A read at this time may fail.
     fn disturbs(&self, now: Duration) -> bool {
         let is_within = |from: Duration, to: Duration| from <= now && now < to + RECOVERY;
-        // What was under way when the machine was suspended in a fault ends after it, as if the fault had.
+        // A request that was under way when the machine was suspended in a fault fails after the suspension, as if the fault had lasted.
         let was_caught = |at: &Duration| self.faults.iter().any(|(from, to, _)| (*from..*to).contains(at));
         self.faults.iter().any(|(from, to, _)| is_within(*from, *to))
             || self.suspensions.iter().any(|(at, length)| was_caught(at) && is_within(*at, *at + *length))
             || self.rotation.is_some_and(|(from, to)| is_within(from, to))
     }
 
-    /// Everything, each when its time has come.
+    /// Runs the schedule.
     async fn happen(&self, model: &Mutex<Model>, clock: &Clock) {
         let (mut revocations, mut suspensions, mut settings) =
             (self.revocations.clone(), self.suspensions.clone(), self.settings.clone());
@@ -175,7 +175,7 @@ async fn six_hours(seed: u64, folder: &Path) {
                     let deaths = || model.lock().unwrap().seen[number].with_revoked;
                     let before = deaths();
                     let read = client.get(&asked, None).await;
-                    // A token that was revoked is replaced once in a read; the next read replaces the next one.
+                    // One read replaces a revoked token once; the next read replaces the next revoked token.
                     let is_unlucky = deaths() - before > 1;
                     let disturbed = schedule.disturbs(begun) || schedule.disturbs(now()) || is_unlucky;
                     match read {
@@ -214,7 +214,7 @@ fn judge(seed: u64, model: &Model, schedule: &Schedule) {
         );
         assert_eq!(seen.after_the_end, 0, "{who}: a token was used after its end");
         assert_eq!(seen.during_pause, 0, "{who}: Vault was asked while it had asked for a pause");
-        // A node that has not heard of a fresh token is asked again, and nobody logs in for that.
+        // A node that does not know a fresh token is asked again, and no login follows.
         assert!(seen.too_soon <= seen.logins.len(), "{who}: {} reads too soon", seen.too_soon);
         for (at, credential) in &seen.refused {
             let again = seen.refused.iter().find(|(later, same)| {
@@ -222,13 +222,13 @@ fn judge(seed: u64, model: &Model, schedule: &Schedule) {
             });
             assert!(again.is_none(), "{who}: refused credentials were sent at {at:?} and at {again:?}");
         }
-        // Never a storm, whatever is wrong.
+        // At no time a storm of logins.
         let minute = Duration::from_secs(60);
         for (number, at) in seen.login_tries.iter().enumerate() {
             let within = seen.login_tries[number..].iter().take_while(|later| **later - *at < minute).count();
             assert!(within <= 12, "{who}: {within} logins were tried in the minute after {at:?}");
         }
-        // A token that outlives an outage is used on.
+        // A token that outlives an outage is still used.
         for (from, to, fault) in schedule.faults.iter().filter(|(from, to, _)| *to - *from < ttl / 10) {
             let touches = |at: &Duration| *from < *at + ttl && *at < *to + ttl;
             let has_other_reasons = most < LENGTH
@@ -246,7 +246,7 @@ fn judge(seed: u64, model: &Model, schedule: &Schedule) {
             let after = seen.logins.iter().find(within).filter(|_| !has_other_reasons);
             assert_eq!(after, None, "{who}: a login for an outage ({fault:?}) that the token outlived");
         }
-        // In health, a login for each life of a token.
+        // Without faults, one login for each life of a token.
         let disturbed = |from: Duration, to: Duration| {
             let touches = |begins: Duration, ends: Duration| begins <= to && from <= ends + ttl;
             schedule.faults.iter().any(|(begins, ends, _)| touches(*begins, *ends))

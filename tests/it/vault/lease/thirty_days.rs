@@ -15,8 +15,8 @@ struct Token {
     end: f64,
 }
 
-/// Thirty days of the pure machine: whoever asks it, and does what it says, is never without a token but in an outage that lasts longer
-/// than what was left, and never uses one that has ended.
+/// Thirty days of the pure machine. A caller that does what the machine says is without a token only in an outage that lasts longer than
+/// the token's remaining life, and never uses a token that has ended.
 fn thirty_days(seed: u64) {
     let mut random = Random(seed);
     let ttl = 60.0 + random.below(7200) as f64;
@@ -52,7 +52,7 @@ fn thirty_days(seed: u64) {
         if fault(now).is_some() {
             last_trouble = now;
         }
-        // What an answer takes; the TTL counts from before.
+        // The delay of the answer; the TTL counts from before.
         let latency = random.chance() * 3.0;
         let action = match token {
             None => Action::Login,
@@ -99,7 +99,7 @@ fn thirty_days(seed: u64) {
         }
         let Some(held) = token else { continue };
         if lease.has_expired(at(now)) {
-            // Whoever wants a key now logs in first.
+            // The next read logs in first.
             token = None;
             assert!(
                 last_trouble + ttl >= now - 4.0,
@@ -110,7 +110,7 @@ fn thirty_days(seed: u64) {
             assert!(late <= 0.001, "seed {seed}: a token is used {late:.3} s after its end");
         }
     }
-    // In health, one login for each life of a token, which ends early by what a login needs.
+    // Without faults, one login for each life of a token; a life ends early by the time that a login takes.
     let life = if renewable { most } else { ttl };
     let too_many = logins
         .windows(2)
