@@ -1,4 +1,5 @@
-//! Integration tests: the real app in process on port 0, the real binary, and real peers.
+//! Integration tests: keswarden in process on port 0, the real binary, and real peers. Each module below is an area of the code;
+//! `tests/README.md` says which test belongs where, and how long each area takes.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

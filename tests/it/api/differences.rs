@@ -1,15 +1,12 @@
 //! Answers that differ from KES's on purpose, as docs/differences.md lists them: those that no other module holds.
 
+use super::refusal;
 use crate::harness::{
     App, Bao, IN_PROCESS, KEY, Launch, QUIET, Server, admin_key, api_key, base64, block_on, eventually,
     key_text, policy, server_yaml,
 };
 use keswarden::{cause::Cause, keystore::memory::MemoryStore};
 use std::{path::Path, sync::Arc};
-
-fn refusal(message: &str) -> String {
-    format!("{{\"message\":\"{message}\"\n}}")
-}
 
 #[test]
 fn a_key_is_deleted_only_where_that_is_allowed() {
@@ -38,7 +35,7 @@ fn deleted_keys_can_be_undeleted() {
     let key = key_text();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("server-config.yaml");
-    std::fs::write(&file, vault_yaml(&bao, dir.path(), DELETE)).unwrap();
+    std::fs::write(&file, yaml_over(&bao, dir.path(), DELETE)).unwrap();
     let server = Launch::in_folder(dir).set(&[("KESWARDEN_ALLOW_DELETE", "on".to_owned())]).ready();
     let admin = server.admin_client(false);
     let empty = admin.call("GET", "/v1/key/list/", None);
@@ -78,7 +75,7 @@ fn deleted_keys_can_be_undeleted() {
 /// The further rights of a policy for soft deletion.
 const DELETE: &str = "\npath \"kv/delete/minio/*\" { capabilities = [\"update\"] }\n";
 
-fn vault_yaml(bao: &Bao, dir: &Path, more: &str) -> String {
+fn yaml_over(bao: &Bao, dir: &Path, more: &str) -> String {
     let (role_id, secret_id) = bao.setup_approle(&(policy(2) + more));
     let path = |file: &str| dir.join(file).display().to_string();
     format!(
@@ -276,7 +273,7 @@ fn keys_under_a_rotated_transit_key_are_made_and_read() {
         let more = ["encrypt", "decrypt"]
             .map(|op| format!("\npath \"transit/{op}/wrap\" {{ capabilities = [\"update\"] }}"))
             .concat();
-        vault_yaml(&bao, dir, &more)
+        yaml_over(&bao, dir, &more)
             .replace("    prefix: minio\n", "    prefix: minio\n    transit: { key: wrap }\n")
     };
     let dir = tempfile::tempdir().unwrap();
