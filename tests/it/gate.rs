@@ -9,7 +9,7 @@ mod pins;
 mod remembered;
 mod run_dir;
 
-use crate::harness::{App, IN_PROCESS, KEY, environment, eventually, key_text};
+use crate::harness::{App, IN_PROCESS, KEY, closed_port, environment, eventually, key_text};
 use keswarden::{cause::Cause, keystore::memory::MemoryStore};
 use std::{
     net::TcpStream,
@@ -98,7 +98,7 @@ fn at_its_deadline_it_exits_with_the_code_of_the_cause() {
     let passed = init(dir.path(), &[]);
     assert_eq!(passed.status.code(), Some(0), "{}", String::from_utf8_lossy(&passed.stderr));
     assert!(String::from_utf8_lossy(&passed.stderr).contains("gate passed"));
-    let port = crate::harness::closed_port();
+    let port = closed_port();
     let endpoint = format!("https://127.0.0.1:{port}");
     ends(&init(dir.path(), &[("MINIO_KMS_KES_ENDPOINT", &endpoint)]), 64, "minio_env_incomplete");
     let api_key = "kes:v1:AGaV6VXHasF1FnaB60WdCOeTZ8eTIDikL4zlN56c8NAs";

@@ -1,6 +1,6 @@
 //! Requests to a real KES, and its answers: the recorded exchanges of `tests/vectors`.
 
-use crate::harness::{App, Client, admin_key, api_key, block_on};
+use crate::harness::{App, Client, admin_key, api_key, base64, block_on};
 use keswarden::identity::ApiKey;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -71,12 +71,12 @@ fn serving(recording: &Value) -> App {
         let made = admin.call("PUT", &format!("/v1/key/create/{name}"), None);
         assert!(made.status == 200 || name == "predefined", "{name}: {}", made.body);
     }
-    let bytes = |first: u8| crate::harness::base64(&(first..first + 32).collect::<Vec<u8>>());
+    let bytes = |first: u8| base64(&(first..first + 32).collect::<Vec<u8>>());
     for (name, first, cipher) in [("app-imported", 0, "AES256"), ("app-chacha", 0x20, "ChaCha20")] {
         let body = serde_json::json!({ "key": bytes(first), "cipher": cipher }).to_string();
         assert_eq!(admin.call("PUT", &format!("/v1/key/import/{name}"), Some(&body)).status, 200);
     }
-    let legacy = |byte: u8, length: usize| crate::harness::base64(&vec![byte; length]);
+    let legacy = |byte: u8, length: usize| base64(&vec![byte; length]);
     kes.store.put("app-legacy", &format!("{{\"bytes\":\"{}\"}}", legacy(7, 32)));
     let chacha = format!("{{\"bytes\":\"{}\",\"algorithm\":\"ChaCha20\"}}", legacy(8, 32));
     kes.store.put("app-legacy2", &chacha);

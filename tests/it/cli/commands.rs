@@ -1,6 +1,6 @@
 //! The binary's commands, as a person runs them.
 
-use crate::harness::{IN_PROCESS, closed_port, eventually};
+use crate::harness::{Agent, Client, IN_PROCESS, SOON, closed_port, eventually, key_text};
 use keswarden::crypto::key_version::KeyVersion;
 use std::{
     io::Read,
@@ -171,19 +171,19 @@ fn memory_is_neither_dumped_nor_attached_to() {
 #[test]
 fn init_and_run_may_start_at_once_in_one_run_directory() {
     let keys = tempfile::tempdir().unwrap();
-    std::fs::write(keys.path().join("my-key"), crate::harness::key_text()).unwrap();
+    std::fs::write(keys.path().join("my-key"), key_text()).unwrap();
     for _ in 0..10 {
         let settings = [
             ("KESWARDEN_FS_DIR", keys.path().to_string_lossy().into_owned()),
             ("KESWARDEN_KEY_NAME", "my-key".to_owned()),
         ];
-        let mut agent = crate::harness::Agent::new("at once", &settings);
+        let mut agent = Agent::new("at once", &settings);
         let mut inits = [agent.init(), agent.init()];
         agent.run();
         agent.ready();
         for init in &mut inits {
-            assert_eq!(init.wait(crate::harness::SOON), 0, "{}", init.log());
+            assert_eq!(init.wait(SOON), 0, "{}", init.log());
         }
-        crate::harness::Client::of(&agent).generate("my-key", "{}");
+        Client::of(&agent).generate("my-key", "{}");
     }
 }

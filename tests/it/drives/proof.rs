@@ -1,6 +1,6 @@
 //! The gate and the tenant's own data: the drives' proof counts more than any pin, and no key is made against it.
 
-use crate::harness::{Agent, SOON, Tenant, eventually, succeeded};
+use crate::harness::{Agent, Client, SOON, Tenant, eventually, key_text, succeeded};
 use std::{fs, path::PathBuf};
 use tempfile::TempDir;
 
@@ -66,7 +66,7 @@ fn what_the_drives_hold_decides() {
 
     // Another key, even a pinned key.
     let right = fs::read(tenant.key_file(KEY)).unwrap();
-    fs::write(tenant.key_file(KEY), crate::harness::key_text()).unwrap();
+    fs::write(tenant.key_file(KEY), key_text()).unwrap();
     fs::remove_file(tenant.pin(KEY)).unwrap();
     tenant.forgets();
     tenant.waits_at_the_gate("opens none of the");
@@ -88,13 +88,13 @@ fn what_the_drives_hold_decides() {
     tenant.agent.drain();
 
     // A wrong key of a bucket is not used, and keys of an attempt that did not pass are not kept.
-    fs::write(tenant.key_file(BUCKET_KEY), crate::harness::key_text()).unwrap();
+    fs::write(tenant.key_file(BUCKET_KEY), key_text()).unwrap();
     fs::remove_file(tenant.pin(BUCKET_KEY)).unwrap();
     tenant.agent.run();
     tenant.agent.process().says(SOON, "key_replaced");
     fs::remove_file(tenant.key_file(BUCKET_KEY)).unwrap();
     tenant.agent.ready();
-    let client = crate::harness::Client::of(&tenant.agent);
+    let client = Client::of(&tenant.agent);
     let generate = || client.call("POST", "/v1/key/generate/bucket-key", Some("{}"));
     assert_eq!(generate().status, 404);
     fs::write(tenant.key_file(BUCKET_KEY), &bucket_key).unwrap();

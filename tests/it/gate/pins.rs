@@ -1,6 +1,6 @@
 //! Pins: a key other than the pinned key never passes the gate, and no key is made under a pinned name.
 
-use crate::harness::{App, IN_PROCESS, KEY, eventually, fingerprint, key_text};
+use crate::harness::{App, Client, IN_PROCESS, KEY, eventually, fingerprint, key_text};
 use keswarden::{app::Stopped, cause::Cause, keystore::memory::MemoryStore};
 use std::{path::Path, sync::Arc};
 
@@ -130,8 +130,7 @@ fn a_name_in_use_never_gets_another_key() {
     let (_, ciphertext) = minio.generate(KEY, "{}");
     // Gone without a trace, as after a metadata delete: the store itself would take a new key now.
     app.store.remove(KEY);
-    let create =
-        |client: &crate::harness::Client| client.call("POST", &format!("/v1/key/create/{KEY}"), None);
+    let create = |client: &Client| client.call("POST", &format!("/v1/key/create/{KEY}"), None);
     assert_eq!(create(&minio).body, "{\"message\":\"key already exists\"\n}");
     assert_eq!(app.store.text(KEY), None);
     app.store.put(KEY, "garbled");
@@ -158,10 +157,8 @@ fn what_is_lost_seals_on_where_the_operator_says_so() {
 
 #[test]
 fn an_outage_is_served_through_for_as_long_as_the_limits_say() {
-    let seal = |minio: &crate::harness::Client| {
-        minio.call("POST", &format!("/v1/key/generate/{KEY}"), Some("{}")).status
-    };
-    let open = |minio: &crate::harness::Client, ciphertext: &str| minio.decrypt(KEY, ciphertext, "{}").status;
+    let seal = |minio: &Client| minio.call("POST", &format!("/v1/key/generate/{KEY}"), Some("{}")).status;
+    let open = |minio: &Client, ciphertext: &str| minio.decrypt(KEY, ciphertext, "{}").status;
     for (settings, opens) in [
         (&[("KESWARDEN_STALE_SEAL_MAX", "1s")][..], 200),
         (&[("KESWARDEN_STALE_SEAL_MAX", "1s"), ("KESWARDEN_STALE_OPEN_MAX", "1s")][..], 502),

@@ -1,6 +1,6 @@
 //! Keys that are held in memory while the store is away, or has other keys.
 
-use crate::harness::{App, IN_PROCESS, KEY, eventually, key_text};
+use crate::harness::{App, IN_PROCESS, KEY, block_on, eventually, key_text};
 use keswarden::cause::Cause;
 use std::sync::Arc;
 use std::thread;
@@ -55,7 +55,7 @@ fn another_key_under_the_name_stops_sealing_and_never_opening() {
 fn keswarden_text(app: &App) -> String {
     use keswarden::{names::Name, store::KeyStore};
     let name = Name::parse(KEY).unwrap();
-    crate::harness::block_on(app.store.get(&name)).ok().unwrap().expose().to_owned()
+    block_on(app.store.get(&name)).ok().unwrap().expose().to_owned()
 }
 
 #[test]

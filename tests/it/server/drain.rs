@@ -1,7 +1,7 @@
 //! The drain, and a start that fails: requests under way are answered, new connections are refused, and no client delays the end.
 
 use crate::harness::{
-    App, IN_PROCESS, KEY, eventually,
+    App, IN_PROCESS, KEY, eventually, free_port,
     http2::{DATA, HEADERS, ask, http2, raw, rest, until_frame},
     key_text,
 };
@@ -74,7 +74,7 @@ fn who_has_nothing_under_way_does_not_hold_up_the_end() {
 /// No process listens until its gate has passed, so two processes may have one address in their settings.
 #[test]
 fn an_address_that_another_one_took_while_the_gate_waited_is_named() {
-    let address = format!("127.0.0.1:{}", crate::harness::free_port());
+    let address = format!("127.0.0.1:{}", free_port());
     let waiting = || App::start(Arc::new(MemoryStore::new()), &[("KESWARDEN_ADDR", &address)]);
     let (first, second) = (waiting(), waiting());
     first.store.put(KEY, &key_text());
