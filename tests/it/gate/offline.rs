@@ -102,7 +102,7 @@ fn a_start_while_vault_is_away_opens_what_was_sealed_before() {
 }
 
 #[test]
-fn it_stands_in_for_an_absent_vault_only() {
+fn the_copy_is_used_only_while_vault_is_absent() {
     let copy = Copy::new("1h");
     let (store, _) = copy.left();
     for cause in [Cause::VaultTlsUnknownCa, Cause::LoginRefused, Cause::PolicyMissing, Cause::MountMissing] {

@@ -285,7 +285,7 @@ fn by_certificate_which_may_be_replaced() {
 }
 
 #[test]
-fn another_address_stands_in_for_one_that_is_down_or_sealed() {
+fn another_address_serves_while_one_is_down_or_sealed() {
     let (bao, other) = (vault(), Bao::sealed());
     let cas = tempfile::tempdir().unwrap();
     let both = format!(
