@@ -1,5 +1,10 @@
 //! The KES API from a client's side: statuses, texts and headers, over HTTP/1.1 and HTTP/2.
 
+mod corpus;
+mod differences;
+mod replay;
+mod table;
+
 use crate::harness::{App, KEY, base64, block_on};
 use std::{
     io::{Read, Write},

@@ -1,6 +1,16 @@
-//! The gate in process: what it waits for, what it says, what it never does.
+//! The gate: which causes it waits for, which it ends with, and which key it takes.
 
-use crate::harness::{App, KEY, environment, eventually, key_text};
+mod events;
+mod journey;
+mod kes;
+mod machine_memory;
+mod offline;
+mod pins;
+mod remembered;
+mod run_dir;
+mod silenced;
+
+use crate::harness::{App, IN_PROCESS, KEY, closed_port, environment, eventually, key_text};
 use keswarden::{cause::Cause, keystore::memory::MemoryStore};
 use std::{
     net::TcpStream,
@@ -15,7 +25,7 @@ fn it_waits_with_a_reason_and_passes_when_the_reason_is_gone() {
     store.fail(Some(Cause::VaultSealed.seen("Vault is sealed (unseal progress 1 of 3 keys)")));
     let app = App::start(store, &[]);
     let says = |cause: &str| {
-        eventually(cause, || {
+        eventually(IN_PROCESS, cause, || {
             let (status, body) = app.health("/status");
             (status == 200 && body.contains(cause)).then_some(body)
         })
@@ -58,7 +68,7 @@ fn it_makes_no_key_unless_told_to_and_then_only_where_there_is_no_trace() {
 #[test]
 fn draining_while_it_waits_ends_at_once() {
     let app = App::start(Arc::new(MemoryStore::new()), &[]);
-    eventually("it waits", || app.health("/status").1.contains("key_missing").then_some(()));
+    eventually(IN_PROCESS, "it waits", || app.health("/status").1.contains("key_missing").then_some(()));
     app.stop().unwrap();
 }
 
@@ -89,7 +99,7 @@ fn at_its_deadline_it_exits_with_the_code_of_the_cause() {
     let passed = init(dir.path(), &[]);
     assert_eq!(passed.status.code(), Some(0), "{}", String::from_utf8_lossy(&passed.stderr));
     assert!(String::from_utf8_lossy(&passed.stderr).contains("gate passed"));
-    let port = crate::harness::closed_port();
+    let port = closed_port();
     let endpoint = format!("https://127.0.0.1:{port}");
     ends(&init(dir.path(), &[("MINIO_KMS_KES_ENDPOINT", &endpoint)]), 64, "minio_env_incomplete");
     let api_key = "kes:v1:AGaV6VXHasF1FnaB60WdCOeTZ8eTIDikL4zlN56c8NAs";
@@ -104,7 +114,7 @@ fn a_kes_that_is_not_ours_must_seal_and_open_as_minio() {
     std::fs::create_dir(dir.path().join("keys")).unwrap();
     std::fs::write(dir.path().join("keys").join(KEY), kes.store.text(KEY).unwrap()).unwrap();
     let endpoint = format!("https://{}", kes.api);
-    let file = |name: &str| kes.run_dir.path().join(name).to_str().unwrap().to_owned();
+    let file = |name: &str| kes.dir.path().join(name).to_str().unwrap().to_owned();
     let (certificate, key, ca, leaf) =
         (file("client.crt"), file("client.key"), file("ca.crt"), file("server.crt"));
     let with = |capath: &str| {
@@ -115,12 +125,12 @@ fn a_kes_that_is_not_ours_must_seal_and_open_as_minio() {
                 ("MINIO_KMS_KES_CERT_FILE", certificate.as_str()),
                 ("MINIO_KMS_KES_KEY_FILE", key.as_str()),
                 ("MINIO_KMS_KES_CAPATH", capath),
-                // What KES says is looked at here, and not what was remembered.
+                // The test is about KES's answer: no memory of the key must decide.
                 ("KESWARDEN_MEMORY", "off"),
             ],
         )
     };
-    // The operator hands MinIO the leaf as its CA file; Go accepts that, and so must we.
+    // The operator gives MinIO the leaf as its CA file; Go accepts that, and so must we.
     for trusted in [&ca, &leaf] {
         let passed = with(trusted);
         assert_eq!(passed.status.code(), Some(0), "{}", String::from_utf8_lossy(&passed.stderr));
@@ -138,12 +148,12 @@ fn a_kes_that_is_not_ours_must_seal_and_open_as_minio() {
     let text = String::from_utf8_lossy(&denied.stderr).into_owned();
     assert!(text.contains("kes_identity_unknown") && text.contains("/v1/key/generate/*"), "{text}");
     assert!(!text.contains(api_key), "a secret must never be printed");
-    // It works for MinIO, and has another key than the store that we were given: one of the two is wrong.
+    // KES works for MinIO, and has another key than our own store: one of the two keys is wrong.
     std::fs::write(dir.path().join("keys").join(KEY), key_text()).unwrap();
     let other = with(&ca);
     let text = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(other.status.code() == Some(65) && text.contains("kes_disagrees"), "{text}");
-    // Our own certificate authority: that is us, and not to be waited for.
+    // A CA file of our own run directory: MinIO's KES is this agent, and the gate does not wait for itself.
     let ours = dir.path().join("run/ca.crt");
     let passed = with(ours.to_str().unwrap());
     assert_eq!(passed.status.code(), Some(0), "{}", String::from_utf8_lossy(&passed.stderr));
@@ -157,9 +167,9 @@ fn a_kes_that_shows_our_own_certificate_is_not_waited_for() {
     std::fs::write(dir.path().join("keys").join(KEY), kes.store.text(KEY).unwrap()).unwrap();
     let api_key = "kes:v1:AGaV6VXHasF1FnaB60WdCOeTZ8eTIDikL4zlN56c8NAs";
     let endpoint = format!("https://{}", kes.api);
-    let ours = kes.run_dir.path().to_str().unwrap();
+    let ours = kes.dir.path().to_str().unwrap();
     let theirs = [("MINIO_KMS_KES_ENDPOINT", endpoint.as_str()), ("MINIO_KMS_KES_API_KEY", api_key)];
-    // With a run directory of another agent it is somebody else's KES, whom this client does not even trust.
+    // With another run directory the same address is another KES, whose CA this gate does not trust.
     let stranger = init(dir.path(), &theirs);
     let text = String::from_utf8_lossy(&stranger.stderr).into_owned();
     assert!(stranger.status.code() == Some(69) && text.contains("kes_tls"), "{text}");

@@ -1,26 +1,23 @@
-//! `keswarden server`: KES's own file, its reload, its log streams, and what it says when the file is wrong.
+//! `keswarden server`: KES's own file, its reload, its log streams, and the messages about a wrong file.
 
-use crate::{
-    harness::{KEY, block_on, eventually, health, inputs, key_text},
-    kes_server::{Kes, now},
+mod address;
+mod attack;
+mod drain;
+mod drop_in;
+mod logs;
+mod own_create;
+mod reload;
+
+use crate::harness::{
+    App, IN_PROCESS, KEY, admin_key, api_key, block_on, eventually, key_text, now, server_yaml,
 };
 use keswarden::{
-    config::{
-        self,
-        kes_yaml::{self, Purpose},
-    },
+    config::kes_yaml::{self, Purpose},
     identity::ApiKey,
     keystore::memory::MemoryStore,
     tls::{Pair, mint::RunDir},
 };
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
-    path::Path,
-    process::Command,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 fn policy(allow: &str, deny: &str, who: &ApiKey) -> String {
     format!(
@@ -31,71 +28,71 @@ fn policy(allow: &str, deny: &str, who: &ApiKey) -> String {
 
 #[test]
 fn a_changed_policy_is_in_force_within_five_seconds_and_a_broken_file_changes_nothing() {
-    let app = Kes::key(1);
-    let kes = Kes::serving(&policy("/v1/key/*", "/v1/key/describe/secret", &app));
+    let app = api_key(1);
+    let kes = App::server(&policy("/v1/key/*", "/v1/key/describe/secret", &app));
     kes.store.put("secret", &key_text());
     kes.store.put("open", &key_text());
     let client = kes.client(Some(&app), false);
     let status = |name: &str| client.call("GET", &format!("/v1/key/describe/{name}"), None).status;
     assert_eq!((status("open"), status("secret")), (200, 403));
 
-    // Half a file, and then one that no longer parses: the deny rule holds all along.
+    // Half a file, and then a file that does not parse: the deny rule holds all along.
     let whole = std::fs::read_to_string(kes.file()).unwrap();
     std::fs::write(kes.file(), &whole[..whole.len() / 2]).unwrap();
     let failed = "keswarden_config_reload_failed";
-    eventually("the reload fails", || (kes.metric(failed)? == 1.0).then_some(()));
+    eventually(IN_PROCESS, "the reload fails", || (kes.metric(failed)? == 1.0).then_some(()));
     assert_eq!((status("open"), status("secret")), (200, 403));
 
     let begun = std::time::Instant::now();
     kes.rewrite(&policy("/v1/key/*", "/v1/key/describe/open", &app));
-    eventually("the new policy is in force", || (status("open") == 403).then_some(()));
+    eventually(IN_PROCESS, "the new policy is in force", || (status("open") == 403).then_some(()));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(status("secret"), 200);
-    eventually("the metric is back", || (kes.metric(failed)? == 0.0).then_some(()));
+    eventually(IN_PROCESS, "the metric is back", || (kes.metric(failed)? == 0.0).then_some(()));
     assert!(kes.metric("keswarden_config_reloads_total{outcome=\"ok\"}").unwrap() >= 1.0);
 }
 
 #[test]
 fn another_key_store_is_taken_only_with_the_keys_that_are_in_use() {
     let right = key_text();
-    let kes = Kes::over_a_folder(&right);
-    let client = kes.client(Some(&Kes::admin()), false);
+    let kes = App::server_over_a_folder(&right);
+    let client = kes.admin_client(false);
     let (_, sealed) = client.generate(KEY, "{}");
     let opens = || client.decrypt(KEY, &sealed, "{}").status == 200;
     let other = kes.dir.path().join("other");
     std::fs::create_dir(&other).unwrap();
-    let moved = Kes::yaml(&kes.dir, "").replace("/keys\n", "/other\n");
+    let moved = server_yaml(&kes.dir, "").replace("/keys\n", "/other\n");
     let failed = || kes.metric("keswarden_config_reload_failed");
 
-    // Without the key, and then with another one of its name: the former store stays.
+    // A store without the key, and then with another key of its name: the former store stays.
     std::fs::write(kes.file(), &moved).unwrap();
-    eventually("the reload fails", || (failed()? == 1.0).then_some(()));
+    eventually(IN_PROCESS, "the reload fails", || (failed()? == 1.0).then_some(()));
     assert!(opens());
     std::fs::write(other.join(KEY), key_text()).unwrap();
     let errors = || kes.metric("keswarden_config_reloads_total{outcome=\"failed\"}").unwrap_or(0.0);
     let before = errors();
-    eventually("it is tried again", || (errors() > before).then_some(()));
+    eventually(IN_PROCESS, "it is tried again", || (errors() > before).then_some(()));
     assert!(opens());
 
     std::fs::write(other.join(KEY), &right).unwrap();
-    eventually("the new store is in use", || (failed()? == 0.0).then_some(()));
+    eventually(IN_PROCESS, "the new store is in use", || (failed()? == 0.0).then_some(()));
     std::fs::remove_dir_all(kes.dir.path().join("keys")).unwrap();
     assert!(opens());
 }
 
 #[test]
 fn new_connections_get_the_new_certificate() {
-    let kes = Kes::serving("");
+    let kes = App::server("");
     let other = tempfile::tempdir().unwrap();
     let mint = RunDir::new(other.path().to_owned(), &["kes.example".to_owned()]);
     mint.ensure(now()).unwrap();
     for file in ["server.key", "server.crt"] {
         std::fs::copy(other.path().join(file), kes.dir.path().join(file)).unwrap();
     }
-    // The former CA is not the issuer any more; the new one is.
-    eventually("the new certificate is served", || {
+    // The new CA is the issuer now.
+    eventually(IN_PROCESS, "the new certificate is served", || {
         std::fs::copy(other.path().join("ca.crt"), kes.dir.path().join("ca.crt")).unwrap();
-        let client = kes.client(Some(&Kes::admin()), false);
+        let client = kes.admin_client(false);
         block_on(client.send("GET", "/version", None)).is_ok().then_some(())
     });
 }
@@ -105,19 +102,19 @@ fn keys_of_the_file_are_made_once_and_those_of_a_new_file_too() {
     let store = Arc::new(MemoryStore::new());
     let text = key_text();
     store.put("there", &text);
-    let kes = Kes::start(store, "keys: [{name: there}, {name: fresh}]\n", &[]);
+    let kes = App::start_server(store, "keys: [{name: there}, {name: fresh}]\n", &[]);
     kes.wait_ready();
-    let admin = kes.client(Some(&Kes::admin()), true);
+    let admin = kes.admin_client(true);
     let described = admin.call("GET", "/v1/key/describe/fresh", None);
-    assert!(described.body.contains(Kes::admin().identity().as_str()), "{}", described.body);
+    assert!(described.body.contains(admin_key().identity().as_str()), "{}", described.body);
     assert_eq!(kes.store.text("there").as_deref(), Some(text.as_str()), "what is there is not touched");
     kes.rewrite("keys: [{name: there}, {name: later}]\n");
-    eventually("the key of the new file is made", || kes.store.text("later").map(drop));
+    eventually(IN_PROCESS, "the key of the new file is made", || kes.store.text("later").map(drop));
 }
 
 #[test]
 fn a_route_that_skips_authentication_is_open_and_the_others_are_not() {
-    let kes = Kes::serving("api:\n  /v1/ready:\n    skip_auth: true\n    timeout: 3s\n");
+    let kes = App::server("api:\n  /v1/ready:\n    skip_auth: true\n    timeout: 3s\n");
     let nobody = kes.client(None, true);
     assert_eq!(nobody.call("GET", "/v1/ready", None).status, 200);
     let refused = nobody.call("GET", "/v1/status", None);
@@ -125,15 +122,15 @@ fn a_route_that_skips_authentication_is_open_and_the_others_are_not() {
         (refused.status, refused.body.as_str()),
         (400, "{\"message\":\"tls: client certificate is required\"\n}")
     );
-    let api = kes.client(Some(&Kes::admin()), true).call("GET", "/v1/api", None).body;
+    let api = kes.admin_client(true).call("GET", "/v1/api", None).body;
     assert!(api.contains(r#""path":"/v1/ready","max_body":0,"timeout":3}"#), "{api}");
     assert!(api.contains(r#""path":"/v1/log/audit","max_body":0,"timeout":0}"#), "{api}");
 }
 
 #[test]
 fn two_certificates_or_a_ca_are_no_client() {
-    let kes = Kes::serving("");
-    let (one, other) = (Kes::admin().certificate(now()), Kes::key(9).certificate(now()));
+    let kes = App::server("");
+    let (one, other) = (admin_key().certificate(now()), api_key(9).certificate(now()));
     let two = kes.client_with_chain(vec![one.0, other.0], one.1, true);
     let refused = two.call("GET", "/v1/status", None);
     assert!(refused.body.contains("received more than one client certificate"), "{}", refused.body);
@@ -145,9 +142,9 @@ fn two_certificates_or_a_ca_are_no_client() {
 #[test]
 fn the_log_streams_begin_at_once_tell_what_happens_and_end_with_the_server() {
     for http1 in [true, false] {
-        let kes = Kes::serving("");
+        let kes = App::server("");
         kes.store.put(KEY, &key_text());
-        let admin = kes.client(Some(&Kes::admin()), http1);
+        let admin = kes.admin_client(http1);
         let open = |path: &str| block_on(admin.get(path)).unwrap();
         let (mut audit, mut errors) = (open("/v1/log/audit"), open("/v1/log/error"));
         assert_eq!(audit.headers()["content-type"], "application/x-ndjson");
@@ -162,7 +159,7 @@ fn the_log_streams_begin_at_once_tell_what_happens_and_end_with_the_server() {
         assert_eq!(record["request"]["path"], "/v1/key/create/one");
         assert_eq!(record["request"]["ip"], "127.0.0.1");
         assert_eq!(record["response"]["code"], 200);
-        assert_eq!(record["request"]["identity"], Kes::admin().identity().as_str());
+        assert_eq!(record["request"]["identity"], admin_key().identity().as_str());
         assert_eq!(admin.call("POST", &format!("/v1/key/encrypt/{KEY}"), Some("{")).status, 400);
         let record: serde_json::Value = serde_json::from_str(&line(&mut errors).unwrap()).unwrap();
         let message = record["message"].as_str().unwrap();
@@ -348,44 +345,4 @@ fn what_kes_would_silently_ignore_is_said_and_references_are_replaced() {
     assert_eq!(file.cache.any, Duration::from_secs(3600));
     assert_eq!((file.log.audit, file.log.error), (9, 5));
     assert_eq!(file.address.to_string(), "[::]:7373");
-}
-
-#[test]
-fn all_interfaces_are_those_of_ipv4_and_those_of_ipv6() {
-    let store = Arc::new(MemoryStore::new());
-    let kes = Kes::start(store, "", &[("KESWARDEN_ADMIN_ADDR", "[::]:0")]);
-    let port = kes.admin.port();
-    let status = |host: IpAddr| health((host, port).into(), "/status").0;
-    eventually("it answers by IPv4, and knows this machine", || {
-        (status(Ipv4Addr::LOCALHOST.into()) == 200).then_some(())
-    });
-    let has_ipv6 = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
-    assert_eq!(kes.admin.is_ipv6(), has_ipv6, "where IPv6 is off, it is IPv4 alone");
-    if has_ipv6 {
-        assert_eq!(status(Ipv6Addr::LOCALHOST.into()), 200);
-    }
-    kes.wait_ready();
-    let mut probe = Command::new(env!("CARGO_BIN_EXE_keswarden"));
-    let probe = probe.arg("health").env_clear().env("KESWARDEN_ADMIN_ADDR", format!("[::]:{port}"));
-    assert!(probe.status().unwrap().success());
-}
-
-#[test]
-fn without_a_host_an_address_is_that_of_all_interfaces() {
-    for (text, address) in [
-        ("", "[::]:7373"),
-        (":7000", "[::]:7000"),
-        ("0.0.0.0:7373", "0.0.0.0:7373"),
-        ("[::1]:7373", "[::1]:7373"),
-    ] {
-        assert_eq!(kes_yaml::parse_address(text).map(|address| address.to_string()), Ok(address.to_owned()));
-    }
-    let given = || {
-        let mut inputs = inputs(Path::new("/nonexistent"), &[]);
-        inputs.environment.retain(|(name, _)| name != "KESWARDEN_ADMIN_ADDR");
-        inputs
-    };
-    let agent = config::load(given()).unwrap_or_else(|problems| panic!("{problems}"));
-    let server = config::server::own(given(), Path::new("/nonexistent")).unwrap();
-    assert_eq!([agent.admin_address, server.admin_address].map(|at| at.to_string()), ["[::]:7374"; 2]);
 }

@@ -1,7 +1,7 @@
 //! The keswarden binary.
 
 use super::{
-    SOON, Var, answers, binary, free_port,
+    SOON, Var, answers, binary, free_port, http_get,
     process::{Process, clean, finish},
     text,
 };
@@ -66,7 +66,7 @@ impl Agent {
         self.kes_port
     }
 
-    /// What MinIO must be told to use this agent.
+    /// MinIO's settings to use this agent.
     pub fn minio_vars(&self, key: &str) -> Vec<Var> {
         let file = |name: &str| self.run_dir().join(name).to_string_lossy().into_owned();
         vec![
@@ -117,19 +117,29 @@ impl Agent {
         self.process.as_mut().expect("the agent must have been started")
     }
 
-    /// Ends it by SIGKILL.
+    /// The value of a metric line that starts with `line`.
+    pub fn metric(&self, line: &str) -> f64 {
+        let (status, page) =
+            http_get(self.admin_port, "/metrics").unwrap_or_else(|error| panic!("/metrics: {error}"));
+        assert_eq!(status, 200);
+        let page = text(&page);
+        let value = page.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("{line} is not in\n{page}"))
+    }
+
+    /// Ends the agent by SIGKILL.
     pub fn kill(&mut self) {
         let code = self.end("KILL");
         assert_eq!(code, 128 + 9, "SIGKILL must have ended it");
     }
 
-    /// Ends it by SIGTERM; it must drain, and exit with 0.
+    /// Ends the agent by SIGTERM: the agent must drain, and exit with 0.
     pub fn drain(&mut self) {
         let code = self.end("TERM");
         assert_eq!(code, 0, "{} must drain\n{}", self.name, self.logs());
     }
 
-    /// Everything that every start of it printed.
+    /// The output of all starts.
     pub fn logs(&self) -> String {
         let logs = (1..=self.starts).map(|start| text(&fs::read(self.log(start)).unwrap_or_default()));
         logs.collect::<Vec<_>>().concat()

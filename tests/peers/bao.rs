@@ -1,7 +1,7 @@
 //! Real OpenBao.
 
 use super::{
-    SOON, binary, eventually, free_port,
+    SOON, Var, binary, eventually, free_port,
     http::parse,
     process::{Process, clean, finish, succeeded},
     text,
@@ -37,7 +37,7 @@ pub fn policy(version: u8) -> String {
     format!("{places}\n{TOKEN_POLICY}")
 }
 
-/// What a token may do to itself; needed without the policy `default`.
+/// A token's rights to itself; needed without the policy `default`.
 const TOKEN_POLICY: &str = r#"path "auth/token/lookup-self" { capabilities = ["read"] }
 path "auth/token/renew-self" { capabilities = ["update"] }
 path "auth/token/revoke-self" { capabilities = ["update"] }
@@ -96,7 +96,7 @@ impl Bao {
     }
 
     /// Not started yet, with more lines for its storage and for the whole of its configuration. A further node of a cluster has the
-    /// certificates, the key shares and the root token of the first one.
+    /// certificates, the key shares and the root token of the first node.
     pub(super) fn prepared(first: Option<&Self>, storage: &str, lines: &str) -> Self {
         let dir = TempDir::new().expect("a temporary folder must be made");
         match first {
@@ -140,6 +140,13 @@ cluster_addr = "https://127.0.0.1:{raft}"
         bao
     }
 
+    /// Unsealed, with K/V of this version below `kv`.
+    pub fn with_kv(version: u8) -> Self {
+        let bao = Self::unsealed();
+        bao.setup_kv(version, "kv");
+        bao
+    }
+
     /// Initialised, unsealed and active.
     pub fn unsealed() -> Self {
         let bao = Self::sealed();
@@ -156,7 +163,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         bao
     }
 
-    /// Starts it on the data it has, and waits until it listens.
+    /// Starts OpenBao on its data, and waits until it listens.
     pub fn start(&mut self) {
         self.starts += 1;
         let mut command = clean(binary("bao"), self.dir.path());
@@ -167,7 +174,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         self.process = Some(process);
     }
 
-    /// Kills it. The data stay.
+    /// Kills OpenBao. The data stay.
     pub fn stop(&mut self) {
         self.process = None;
     }
@@ -195,7 +202,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         assert_eq!(status, 200, "a key share must be taken: {answer}");
     }
 
-    /// Gives as many shares as are needed, and waits until it is active. A share may have been given before.
+    /// Gives as many shares as are needed, and waits until OpenBao is active. A share may have been given before.
     pub fn unseal(&self) {
         self.unseal_until("sys/health");
     }
@@ -249,7 +256,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         self.try_api(method, path, body, token).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// The same, when it may be that nobody answers. `openssl` speaks TLS; HTTP is simple enough.
+    /// The same, where OpenBao may be away. `openssl` speaks TLS; HTTP is simple enough.
     pub fn try_api(
         &self,
         method: &str,
@@ -298,7 +305,7 @@ cluster_addr = "https://127.0.0.1:{raft}"
         finish(&mut command, input, SOON)
     }
 
-    /// The same; it must succeed. Its stdout.
+    /// The same for a command that must succeed; its stdout.
     pub fn ok(&self, arguments: &[&str], input: &str) -> String {
         succeeded(&format!("bao {}", arguments.join(" ")), &self.cli_with(arguments, input))
     }
@@ -327,5 +334,26 @@ cluster_addr = "https://127.0.0.1:{raft}"
         let role_id = self.ok(&["read", "-field=role_id", &format!("{ROLE}/role-id")], "");
         let secret_id = self.ok(&["write", "-f", "-field=secret_id", &format!("{ROLE}/secret-id")], "");
         (role_id.trim().to_owned(), secret_id.trim().to_owned())
+    }
+
+    /// How keswarden reaches the server.
+    pub fn vars(&self) -> Vec<Var> {
+        vec![
+            ("KESWARDEN_VAULT_ADDR", self.addr()),
+            ("KESWARDEN_VAULT_CACERT", self.ca_path().to_string_lossy().into_owned()),
+        ]
+    }
+
+    /// How keswarden reaches its keys in the folder `minio`, with an AppRole of this policy.
+    pub fn approle_vars(&self, policy: &str) -> Vec<Var> {
+        let mut vars = [self.vars(), self.approle_pair(policy)].concat();
+        vars.push(("KESWARDEN_VAULT_KV_PREFIX", "minio".to_owned()));
+        vars
+    }
+
+    /// The pair of an AppRole with this policy: the role_id, then the secret_id.
+    pub fn approle_pair(&self, policy: &str) -> Vec<Var> {
+        let (role_id, secret_id) = self.setup_approle(policy);
+        vec![("KESWARDEN_VAULT_ROLE_ID", role_id), ("KESWARDEN_VAULT_SECRET_ID", secret_id)]
     }
 }

@@ -4,7 +4,7 @@ use super::{Bao, SOON, eventually};
 use serde_json::json;
 use std::fs;
 
-/// Without these a node that joins has no vote for the first 10 to 20 seconds.
+/// Without these settings a node that joins has no vote for the first 10 to 20 seconds.
 const STORAGE: &str = r#"  autopilot_reconcile_interval = "500ms"
   autopilot_update_interval    = "250ms"
 "#;
@@ -31,7 +31,7 @@ pub fn three_nodes() -> [Bao; 3] {
     [first, second, third]
 }
 
-/// One more node of this one's cluster.
+/// One more node of the first node's cluster.
 fn joined(first: &Bao) -> Bao {
     let mut node = Bao::prepared(Some(first), STORAGE, "");
     node.start();
@@ -46,7 +46,7 @@ fn joined(first: &Bao) -> Bao {
 // === impl Bao ===
 
 impl Bao {
-    /// It leads its cluster, by its own word. A node that hangs must not be asked.
+    /// The node says that it leads its cluster. A node that hangs must not be asked.
     pub fn is_leader(&self) -> bool {
         matches!(self.try_api("GET", "sys/health", None, None), Ok((200, _)))
     }

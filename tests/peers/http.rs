@@ -1,4 +1,4 @@
-//! HTTP/1.1, as much as it takes to ask one question.
+//! HTTP/1.1, as much as one request takes.
 
 use super::text;
 use std::{
@@ -26,7 +26,7 @@ pub fn http_get(port: u16, path: &str) -> Result<(u16, Vec<u8>), String> {
     parse(&answer).ok_or_else(|| format!("GET :{port}{path}: no HTTP answer: {:?}", text(&answer)))
 }
 
-/// The place answers with that status.
+/// The server answers this path with this status.
 pub fn answers(port: u16, path: &str, wanted: u16) -> Result<(), String> {
     let (status, body) = http_get(port, path)?;
     if status == wanted { Ok(()) } else { Err(format!("GET :{port}{path}: {status} {}", text(&body).trim())) }

@@ -15,7 +15,7 @@ pub struct Minio {
     name: String,
     port: u16,
     console: u16,
-    /// As the command line names them.
+    /// The drives, as the command line names them.
     drives: Vec<String>,
     env: BTreeMap<String, String>,
     starts: u32,
@@ -66,16 +66,16 @@ impl Minio {
             let local = format!("127.0.0.1:{}", node.port);
             node.drives.clone_from(&drives);
             node.set(vec![
-                // Without it, MinIO's clusters use no folder of the root file system.
+                // Without this variable, MinIO's clusters use no folder of the root file system.
                 ("MINIO_CI_CD", "1".to_owned()),
-                // Without it, MinIO in a container waits for a node whose address is not a loopback one.
+                // Without this variable, MinIO in a container waits for a node whose address is no loopback address.
                 ("_MINIO_SERVER_LOCAL", local),
             ]);
         }
         nodes
     }
 
-    /// Adds to its environment, for the next start.
+    /// Adds to MinIO's environment, for the next start.
     pub fn set(&mut self, vars: Vec<Var>) {
         self.env.extend(vars.into_iter().map(|(name, value)| (name.to_owned(), value)));
     }
@@ -84,7 +84,7 @@ impl Minio {
         self.port
     }
 
-    /// Its drives, as the command line names them.
+    /// MinIO's drives, as the command line names them.
     pub fn drives(&self) -> &[String] {
         &self.drives
     }
@@ -93,7 +93,7 @@ impl Minio {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Starts it on the drives it has; it may refuse to live.
+    /// Starts MinIO on its drives; MinIO may end at once.
     pub fn start(&mut self) {
         self.starts += 1;
         let mut command = clean(binary("minio"), self.dir.path());
@@ -105,7 +105,7 @@ impl Minio {
         self.process = Some(Process::spawn(&self.name, command, log));
     }
 
-    /// Kills it. The drives stay.
+    /// Kills MinIO. The drives stay.
     pub fn stop(&mut self) {
         self.process = None;
     }
@@ -115,7 +115,7 @@ impl Minio {
         self.start();
     }
 
-    /// Waits until it serves S3.
+    /// Waits until MinIO serves S3.
     pub fn wait_live(&mut self) {
         let port = self.port;
         self.process().until(SOON, "serves", || answers(port, "/minio/health/cluster", 200));
@@ -153,7 +153,7 @@ impl Mc {
         finish(&mut command, "", SOON)
     }
 
-    /// Runs `mc --json ARGUMENTS`: what it printed, or its trouble.
+    /// Runs `mc --json ARGUMENTS`: its output, or its error.
     pub fn try_json(&self, arguments: &[&str]) -> Result<Vec<Value>, String> {
         let mut all = vec!["--json"];
         all.extend_from_slice(arguments);
@@ -167,7 +167,7 @@ impl Mc {
         values.collect::<Result<Vec<_>, _>>().map_err(|error| format!("{}: {error}", told()))
     }
 
-    /// The same; it must succeed.
+    /// The same for a command that must succeed.
     pub fn json(&self, arguments: &[&str]) -> Vec<Value> {
         self.try_json(arguments).unwrap_or_else(|error| panic!("{error}"))
     }

@@ -31,16 +31,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For what takes a moment on an idle machine, and much longer on a busy one.
+/// The deadline of a wait for peers: a moment on an idle machine, much longer on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
 
+/// The deadline of a wait for keswarden alone: no peer has to start or to answer.
+pub const IN_PROCESS: Duration = Duration::from_secs(20);
+
 /// Pause between two looks at a condition.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
 
 /// A setting: name and value.
 pub type Var = (&'static str, String);
 
-/// What one look at a condition gave: the value, or what was seen in its place.
+/// The result of one look at a condition: the value, or the state in its place.
 pub trait Look {
     type Value;
 
@@ -65,8 +68,8 @@ pub fn faketime() -> PathBuf {
     path
 }
 
-/// A port that nobody else gets, for as long as the tests run: each is given once, also while the server that has it is down, and they
-/// are below those that the OS gives to clients, and to servers that ask for any.
+/// A port that no other caller gets while the tests run: each port is given once, also while its server is down. The ports are below those
+/// that the OS gives to clients, and to servers that ask for any.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     const FIRST: u32 = 10_000;
@@ -83,7 +86,7 @@ pub fn free_port() -> u16 {
     panic!("no port from {FIRST} to {} is free", FIRST + COUNT);
 }
 
-/// Looks until the condition holds; panics at the deadline with what was seen last.
+/// Looks until the condition holds; panics at the deadline with the state that was seen last.
 pub fn eventually<L: Look>(deadline: Duration, what: &str, mut look: impl FnMut() -> L) -> L::Value {
     let end = Instant::now() + deadline;
     loop {

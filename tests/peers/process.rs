@@ -7,7 +7,7 @@ use std::{
     io::{BufRead, BufReader, Read, Seek, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ pub struct Process {
     child: Child,
 }
 
-/// A process that holds something until it is dropped: it says `holding` once it does.
+/// A process that holds something until dropped: it prints `holding` once it does.
 pub struct Holder(Child);
 
 /// Pause between two looks at a command that is expected to end.
@@ -71,7 +71,7 @@ pub fn succeeded(what: &str, output: &Output) -> String {
 pub(super) fn clean(program: impl AsRef<OsStr>, home: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home);
-    // Where a user's programs keep their state; root's would be the machine's own.
+    // The folder where a user's programs keep their state; root's would be the machine's own.
     command.env("XDG_STATE_HOME", home.join("state"));
     command
 }
@@ -105,7 +105,7 @@ fn code(status: ExitStatus) -> i32 {
 // === impl Holder ===
 
 impl Holder {
-    /// Python with these arguments; `what` it is to hold.
+    /// Python with these arguments; `what` names the thing that it is to hold.
     pub fn python(what: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let mut command = Command::new("python3");
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -143,6 +143,23 @@ impl Process {
         Self { name: name.to_owned(), log, child }
     }
 
+    /// Starts a command with both its outputs in pipes that nobody reads yet.
+    pub fn unread(name: &str, mut command: Command) -> Self {
+        let shown = shown(&command);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{shown} must start: {error}"));
+        Self { name: name.to_owned(), log: PathBuf::from("/dev/null"), child }
+    }
+
+    /// The pipe with what an unread process says on stderr.
+    pub fn stderr(&mut self) -> ChildStderr {
+        self.child.stderr.take().expect("nobody must have taken the pipe")
+    }
+
     /// Everything it printed.
     pub fn log(&self) -> String {
         text(&fs::read(&self.log).unwrap_or_default())
@@ -164,17 +181,17 @@ impl Process {
         succeeded(&line, &finish(command.arg("-c").arg(&line), "", SOON));
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its exit code, or 128 and the signal that ended it, once it has ended.
+    /// The exit code, or 128 and the signal, once the process has ended.
     pub fn ended(&mut self) -> Option<i32> {
         self.child.try_wait().expect("a child must be waited for").map(code)
     }
 
-    /// Waits for its end.
+    /// Waits for the process's end.
     pub fn wait(&mut self, deadline: Duration) -> i32 {
         let what = format!("{} ends", self.name);
         eventually(deadline, &what, || match self.ended() {
@@ -202,7 +219,7 @@ impl Process {
         })
     }
 
-    /// Waits until its log has these words.
+    /// Waits until the log has these words.
     pub fn says(&mut self, deadline: Duration, words: &str) {
         let log = self.log.clone();
         self.until(deadline, &format!("says {words:?}"), || {

@@ -1,4 +1,4 @@
-//! A TCP proxy in front of a peer, which swallows, slows down, cuts off or resets what passes, as a test says.
+//! A TCP proxy in front of a peer, which swallows, slows down, cuts off or resets the traffic, as a test says.
 
 use super::free_port;
 use std::{
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-/// What happens to what passes.
+/// The treatment of the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
     Good,
@@ -33,7 +33,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// In front of a port of this machine. It lives as long as the process.
+    /// In front of a port of this machine. The proxy lives as long as the process.
     pub fn before(port: u16) -> Self {
         let own = free_port();
         let listener = TcpListener::bind(("127.0.0.1", own)).expect("a free port must be free");
@@ -68,7 +68,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, wire: &Mutex<Wire>, answers: boo
         let now = *wire.lock().expect("nobody panics with it");
         let done = match now {
             Wire::Good => to.write_all(&buffer[..count]),
-            // Whatever was sent is gone, for good.
+            // The bytes are gone, for good.
             Wire::BlackHole => loop {
                 thread::sleep(Duration::from_millis(50));
                 if *wire.lock().expect("nobody panics with it") != Wire::BlackHole {
