@@ -1,4 +1,4 @@
-//! The rows of docs/differences.md that no other test holds: where we answer otherwise than KES, on purpose.
+//! The rows of docs/reference/differences.md that no other test holds: where we answer otherwise than KES, on purpose.
 
 use crate::{
     attack::Server,
