@@ -318,7 +318,7 @@ fn cannot_listen(error: &std::io::Error) -> u8 {
 fn after_help() -> String {
     let rows: Vec<_> = exit::TABLE.iter().map(|row| format!("  {:>2}  {}", row.code, row.meaning)).collect();
     format!(
-        "Settings are environment variables, all named KESWARDEN_…: see README.md.\n\nExit codes:\n{}",
+        "Settings are environment variables, all named KESWARDEN_…: see docs/reference/settings.md.\n\nExit codes:\n{}",
         rows.join("\n")
     )
 }

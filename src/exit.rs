@@ -32,7 +32,7 @@ pub struct Row {
     pub meaning: &'static str,
 }
 
-/// Every exit code and what it means; README.md and `--help` print this table.
+/// Every exit code and what it means; docs/reference/exit-codes.md and `--help` have this table.
 pub const TABLE: &[Row] = &[
     Row { code: DONE, meaning: "done, or drained after a signal" },
     Row { code: NOT_READY, meaning: "`health` only: the agent is not ready, or nobody answers" },

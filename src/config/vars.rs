@@ -1,4 +1,4 @@
-//! The complete list of settings, a line each: README.md's table is held to it by a test.
+//! The complete list of settings, a line each: docs/reference/settings.md is held to it by a test.
 
 /// A setting.
 #[derive(Debug)]

@@ -298,7 +298,7 @@ impl KeyStore for VaultStore {
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let version = self.version().await.map_err(Error::Failed)?;
         // K/V v1 has no compare-and-set: look first, as long as a standby may be stale, and read back what is there in
-        // the end. Two creators in the same instant are beyond it: the README says so.
+        // the end. Two creators in the same instant are beyond it: docs/threat-model.md says so.
         if version == Version::V1 {
             match self.what_is_there(name).await {
                 Err(Error::Missing(_)) => {}

@@ -1,4 +1,4 @@
-//! Answers that differ from KES's on purpose, as docs/differences.md lists them: those that no other module holds.
+//! Answers that differ from KES's on purpose, as docs/reference/differences.md lists them: those that no other module holds.
 
 use super::refusal;
 use crate::harness::{

@@ -5,7 +5,7 @@ use keswarden::identity::ApiKey;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Requests that we answer otherwise on purpose: the differences in docs/differences.md that this recording touches.
+/// Requests that we answer otherwise on purpose: the differences in docs/reference/differences.md that this recording touches.
 fn differs_on_purpose(method: &str, path: &str) -> Option<&'static str> {
     match (method, path) {
         (_, "/version" | "/v1/status" | "/v1/metrics") => Some("versions, uptimes and sizes vary"),

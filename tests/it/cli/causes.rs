@@ -1,4 +1,4 @@
-//! `docs/causes.md` is the list of causes, and nothing else: `KESWARDEN_WRITE_DOCS=1 cargo test --test it causes` writes the file anew.
+//! `docs/reference/causes.md` is the list of causes, and nothing else: `KESWARDEN_WRITE_DOCS=1 cargo test --test it causes` writes the file anew.
 
 use keswarden::cause::Cause;
 use std::{fs, path::Path};
@@ -18,7 +18,7 @@ fn page() -> String {
 
 #[test]
 fn the_page_of_causes_is_the_list() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/causes.md");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/causes.md");
     if std::env::var_os("KESWARDEN_WRITE_DOCS").is_some() {
         fs::write(&file, page()).unwrap();
     }

@@ -163,18 +163,20 @@ keystore:
 }
 
 #[test]
-fn the_readme_s_tables_are_the_code_s() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+fn the_reference_s_tables_are_the_code_s() {
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference");
+    let settings = std::fs::read_to_string(reference.join("settings.md")).unwrap();
     for var in VARS {
         let also = var.also.map(|also| format!(" (`{also}`)")).unwrap_or_default();
         let file = if var.secret { " or `_FILE`" } else { "" };
         let default = if var.default.is_empty() { String::new() } else { format!("`{}`", var.default) };
         let row = format!("| `{}`{file}{also} | {default} | {} |", var.name, var.doc);
-        assert!(readme.contains(&row), "README.md lacks the row:\n{row}");
+        assert!(settings.contains(&row), "settings.md lacks the row:\n{row}");
     }
+    let exit_codes = std::fs::read_to_string(reference.join("exit-codes.md")).unwrap();
     for row in exit::TABLE {
         let row = format!("| {} | {} |", row.code, row.meaning);
-        assert!(readme.contains(&row), "README.md lacks the row:\n{row}");
+        assert!(exit_codes.contains(&row), "exit-codes.md lacks the row:\n{row}");
     }
 }
 
@@ -193,7 +195,7 @@ fn is_of_module(file: &Path, module: &str) -> bool {
 #[test]
 fn every_test_that_the_table_of_differences_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let table = std::fs::read_to_string(root.join("docs/differences.md")).unwrap();
+    let table = std::fs::read_to_string(root.join("docs/reference/differences.md")).unwrap();
     let tests = root.join("tests/it");
     let files: Vec<_> = test_files(&tests)
         .into_iter()
