@@ -11,17 +11,17 @@
 use crate::{
     cause::{Cause, Finding},
     crypto::{key_version::KeyVersion, usable::Usable},
+    files,
     known::{Asked, Statement, Verdict, Witnesses, judge},
     names::Name,
     pins,
     secret::Secret,
     store::{Error, KeyStore},
-    tls::{self, mint},
 };
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
@@ -253,21 +253,17 @@ impl Recipients {
 impl Backup {
     /// Encrypts and writes it where no file is yet; it is on the disk when this returns.
     pub fn write(&self, path: &Path, recipients: &Recipients) -> Result<(), Finding> {
-        use std::os::unix::fs::OpenOptionsExt;
         let sealed = self.seal(recipients).map_err(|error| unusable(path, error))?;
-        let mut options = std::fs::OpenOptions::new();
-        let opened = options.write(true).create_new(true).mode(0o600).open(path);
-        let mut file = opened.map_err(|error| {
-            unusable(path, error).fix("choose a file that is not there yet, in a directory that can be written: no backup is ever overwritten")
-        })?;
-        let written = file.write_all(&sealed).and_then(|()| file.sync_all());
-        let dir = path
-            .parent()
-            .filter(|dir| !dir.as_os_str().is_empty())
-            .map_or(PathBuf::from("."), Path::to_owned);
-        written.and_then(|()| std::fs::File::open(dir)?.sync_all()).map_err(|error| {
-            let _ = std::fs::remove_file(path);
-            unusable(path, error).fix("make room, or choose another place; nothing was left behind")
+        files::create_anywhere(path, 0o600, &sealed).map_err(|error| {
+            let fix = match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "make room, or choose another place; nothing was left behind"
+                }
+                _ => {
+                    "choose a file that is not there yet, in a directory that can be written: no backup is ever overwritten"
+                }
+            };
+            unusable(path, error).fix(fix)
         })
     }
 
@@ -299,10 +295,7 @@ impl Backup {
 
     /// Reads and decrypts one with any of the identities in the file that `age-keygen` wrote.
     pub fn read(path: &Path, identities: &Path) -> Result<Self, Finding> {
-        let mut sealed = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(MAX_FILE).read_to_end(&mut sealed))
-            .map_err(|error| unusable(path, error))?;
+        let sealed = files::read(path, MAX_FILE).map_err(|error| unusable(path, error))?;
         if !sealed.starts_with(AGE) {
             return Err(unusable(path, "it is no age file"));
         }
@@ -407,10 +400,10 @@ impl Drill {
         Self(run_dir.join("agent/last-drill.json"))
     }
 
-    pub fn note(&self, at: jiff::Timestamp, keys: usize) -> Result<(), tls::Error> {
+    pub fn note(&self, at: jiff::Timestamp, keys: usize) -> std::io::Result<()> {
         let text =
             serde_json::to_string(&Drilled { drill: 1, at, keys }).expect("a number and a time must encode");
-        mint::write(&self.0, 0o644, text.as_bytes())
+        files::write(&self.0, 0o644, text.as_bytes())
     }
 
     /// Nothing when there never was one here.

@@ -1,4 +1,12 @@
-//! Files: what root writes for another user, and what is absent for sure.
+//! Files: read within a bound, written whole or not at all, swept, digested, and read aside where a file system may hang.
+
+mod aside;
+mod read;
+mod write;
+
+pub use aside::{Blocking, Hangs};
+pub use read::{digest, read, read_regular};
+pub use write::{create, create_anywhere, sweep, sync_folder, write, write_lightly};
 
 use std::{
     fs, io,

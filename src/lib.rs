@@ -59,7 +59,6 @@ pub mod retry;
 pub mod shutdown;
 pub mod telemetry;
 
-pub mod blocking;
 pub mod cause;
 pub mod clock;
 pub mod exit;

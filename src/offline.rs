@@ -24,7 +24,6 @@ use crate::{
     known::is_same,
     names::Name,
     secret::{self, Secret},
-    tls::mint,
 };
 use aes_gcm::{Aes256Gcm, KeyInit, aead::AeadInOut};
 use serde::{Deserialize, Serialize};
@@ -213,7 +212,7 @@ impl SealedCopy {
             .map_err(|_| self.unusable("it is too large"))?;
         let bytes = [FIRST_LINE, &head, &sealed].concat();
         std::fs::create_dir_all(&self.config.dir).map_err(|error| self.unusable(error))?;
-        mint::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))?;
+        files::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))?;
         files::belongs_to_its_folder(&self.path());
         Ok(())
     }
@@ -353,17 +352,14 @@ impl SealedCopy {
     }
 
     fn read(&self) -> Result<Content, Unread> {
-        use std::io::{ErrorKind, Read};
-        let mut bytes = Zeroizing::new(Vec::new());
-        let read =
-            std::fs::File::open(self.path()).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => {}
+        use std::io::ErrorKind;
+        let bytes = match files::read(&self.path(), MAX_FILE) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound && files::is_absent(&self.path()) => {
                 return Err(Unread::Absent);
             }
             Err(error) => return Err(Unread::Failed(self.unusable(error))),
-        }
+        };
         self.decode(&bytes).map_err(Unread::Failed)
     }
 

@@ -6,14 +6,16 @@
 
 mod counted;
 mod endpoints;
-mod entry;
-mod keep;
+mod expiry;
+mod handover;
 pub mod lease;
 pub mod login;
+mod login_flow;
+mod pace;
 mod refusals;
-mod session;
-mod standing;
-mod state;
+mod renewal;
+mod seal_status;
+mod token;
 pub mod transport;
 pub mod verdict;
 mod wire;
@@ -27,18 +29,17 @@ use crate::{
 };
 use counted::Metrics;
 use endpoints::{Call, Headers};
-use lease::Lease;
+use expiry::Inspections;
+use handover::Handover;
 use login::Login;
+use login_flow::LoginFlow;
+use pace::Pace;
 pub use refusals::Refusals;
+use renewal::RenewalLog;
 use rustify::endpoint::Endpoint;
-use session::Heritage;
-use state::NodeState;
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+use seal_status::NodeState;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use token::TokenInUse;
 use transport::{FailureKind, Transport};
 use verdict::{Answer, Asked};
 use wire::Wire;
@@ -69,12 +70,12 @@ pub struct Client {
     config: Config,
     wire: Wire,
     clock: Clock,
-    session: Mutex<Session>,
-    /// Held while somebody logs in: the others wait and use what it got.
-    logging_in: tokio::sync::Mutex<()>,
-    /// There is another token, or none.
-    changed: tokio::sync::Notify,
-    heritage: Heritage,
+    token: TokenInUse,
+    logins: LoginFlow,
+    pace: Pace,
+    inspections: Inspections,
+    renewal_log: RenewalLog,
+    handover: Handover,
     refusals: Refusals,
     /// When Vault's certificate ends.
     ends: PeerEnds,
@@ -85,37 +86,8 @@ pub struct Client {
 /// Gives numbers from 0 up to 1, for jitter.
 pub type Chance = Box<dyn Fn() -> f64 + Send + Sync>;
 
-#[derive(Default)]
-struct Session {
-    token: Option<Arc<Secret>>,
-    lease: Lease,
-    /// The token that was granted last, and when.
-    granted: Option<(Arc<Secret>, Instant)>,
-    /// When a login last failed, and why.
-    failed: Option<(Instant, Finding)>,
-    /// The token of the process before was tried.
-    inherited: bool,
-    /// What was in the wrapping token: it can be opened once, and used as often as the secret_id may be.
-    unwrapped: Option<(login::Fingerprint, Arc<Secret>)>,
-    /// Vault asked not to be asked before.
-    quiet_until: Option<Instant>,
-    /// A clock that is wrong was told of.
-    told_of_skew: bool,
-    /// The token whose standing was looked at last, and when.
-    inspected: Option<(Arc<Secret>, Instant)>,
-    /// Why the login could not be kept, as last logged.
-    said: HashMap<(&'static str, Cause), Instant>,
-    /// What was told of our standing.
-    told: Vec<Finding>,
-}
-
-/// No pause is longer, whatever Vault asks for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A standby is behind its leader (≤ 102 ms seen), for a token as for a key.
 const LAG: Duration = Duration::from_millis(150);
-const YOUNG: Duration = Duration::from_secs(1);
-/// Seconds that two clocks may differ by: certificates that are just made become valid no later.
-const MOST_SKEW: f64 = 60.0;
 
 // === impl Client ===
 
@@ -144,18 +116,20 @@ impl Client {
         refusals: Refusals,
         chance: Chance,
     ) -> Self {
-        let heritage = Heritage::new(&config, clock.clone());
-        if let Some(refusal) = heritage.refusal() {
+        let handover = Handover::new(&config, clock.clone());
+        if let Some(refusal) = handover.refusal() {
             refusals.remember(refusal, clock.theirs());
         }
         Self {
             wire: Wire::new(config.addresses.clone(), transport, registry),
             config,
             clock,
-            session: Mutex::default(),
-            logging_in: tokio::sync::Mutex::default(),
-            changed: tokio::sync::Notify::new(),
-            heritage,
+            token: TokenInUse::default(),
+            logins: LoginFlow::default(),
+            pace: Pace::default(),
+            inspections: Inspections::default(),
+            renewal_log: RenewalLog::default(),
+            handover,
             refusals,
             ends: PeerEnds::default(),
             chance,
@@ -185,7 +159,7 @@ impl Client {
 
     /// Logged in: there is a token that Vault takes.
     pub async fn logged_in(&self) -> Result<(), Finding> {
-        self.token().await.map(drop)
+        self.live_token().await.map(drop)
     }
 
     /// Sends a request as us. A dead token is replaced once.
@@ -201,13 +175,13 @@ impl Client {
     ) -> Result<Answer, Finding> {
         let (mut died, mut was_too_soon) = (false, false);
         loop {
-            let token = self.token().await?;
+            let token = self.live_token().await?;
             let headers = Headers::with(Some(token.clone()), namespace.clone());
             let answer = self.send(asked, endpoint.clone(), &headers).await?;
             if answer.status != 403 || !answer.is_vaults() {
                 return Ok(answer);
             }
-            let is_young = self.is_young(&token);
+            let is_young = self.token.is_young(&token, self.clock.theirs());
             if !self.token_is_dead(&token, &headers).await? {
                 // A standby may have heard of a fresh token by now.
                 if !is_young || std::mem::replace(&mut was_too_soon, true) {
@@ -262,26 +236,15 @@ impl Client {
             // Without a grant to look itself up a live token is refused in other words than a dead one.
             let is_known = answer.status == 200
                 || answer.errors().iter().any(|error| error.contains("1 error occurred"));
-            if is_known || !self.is_young(token) {
+            if is_known || !self.token.is_young(token, self.clock.theirs()) {
                 return Ok(!is_known);
             }
             tokio::time::sleep(LAG).await;
         }
     }
 
-    /// It was granted a moment ago: a standby that does not know it yet is no judge of it.
-    fn is_young(&self, token: &Arc<Secret>) -> bool {
-        let session = self.lock();
-        let granted = session.granted.as_ref().filter(|(known, _)| Arc::ptr_eq(known, token));
-        granted.is_some_and(|(_, at)| self.clock.theirs() < *at + YOUNG)
-    }
-
     fn forget(&self, token: &Arc<Secret>) {
-        let mut session = self.lock();
-        if session.token.as_ref().is_some_and(|held| Arc::ptr_eq(held, token)) {
-            session.token = None;
-            session.lease.died();
-            self.changed.notify_one();
+        if self.token.drop_dead(token) {
             self.metrics.expires(&self.clock, None);
         }
     }
@@ -292,11 +255,11 @@ impl Client {
         endpoint: impl Endpoint + Clone,
         headers: &Headers,
     ) -> Result<Answer, Finding> {
-        self.keep_quiet()?;
+        self.pace.check(&self.config.address, self.clock.theirs())?;
         let begun = self.clock.now();
         let (at, mut result) = self.wire.send(endpoint, headers).await;
         if let Ok(answer) = &result {
-            self.listen(answer);
+            self.pace.note(answer, &self.clock, &self.metrics);
         }
         self.observe(asked, begun, &result);
         let is_odd = match &result {
@@ -315,40 +278,6 @@ impl Client {
             Err(failure) => NodeState::without_answer(failure),
         });
         result.map_err(|failure| verdict::unreachable(asked, &self.config, &failure))
-    }
-
-    /// Vault asked for a pause, and it lasts: it is not asked.
-    fn keep_quiet(&self) -> Result<(), Finding> {
-        let now = self.clock.theirs();
-        let lasts = self.lock().quiet_until.is_some_and(|until| now < until);
-        if !lasts {
-            return Ok(());
-        }
-        let address = &self.config.address;
-        Err(Cause::VaultRateLimited
-            .seen(format!("Vault {address} answered 429 and asked for a pause, which is kept")))
-    }
-
-    /// What an answer says beside what was asked: when to come again, and what time it is.
-    fn listen(&self, answer: &Answer) {
-        let mut session = self.lock();
-        if let (429, Some(pause)) = (answer.status, answer.retry_after) {
-            session.quiet_until = Some(self.clock.theirs() + pause.min(LONGEST_PAUSE));
-        }
-        let Some(date) = answer.date else { return };
-        let skew = self.clock.unix_seconds() - date.as_second() as f64;
-        self.metrics.skew.set(skew);
-        let is_wrong = skew.abs() > MOST_SKEW;
-        if is_wrong && !session.told_of_skew {
-            let finding =
-                Cause::ClockSkew.seen(format!("this machine's clock and Vault's differ by {skew:.0} s"));
-            tracing::warn!(cause = finding.cause.id(), "{finding}");
-        }
-        session.told_of_skew = is_wrong;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Session> {
-        self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

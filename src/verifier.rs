@@ -4,9 +4,9 @@
 
 use crate::{
     backup::Drill,
-    blocking::Blocking,
     cause::{Cause, Finding},
     clock::Clock,
+    files::Blocking,
     health::{Health, Severity},
     keyring::{Keyring, Verified},
     metrics::Registry,

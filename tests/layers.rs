@@ -15,7 +15,7 @@ const LAYERS: &[(&[&str], u8)] = &[
     (&["keyring", "keystore", "http", "pins", "offline", "backup"], 3),
     (&["vault", "kes_client", "s3", "kubernetes"], 2),
     (&["crypto", "tls", "store", "evidence", "known"], 2),
-    (&["identity", "health", "metrics", "shutdown", "retry", "telemetry", "memory", "blocking", "files"], 1),
+    (&["identity", "health", "metrics", "shutdown", "retry", "telemetry", "memory", "files"], 1),
     (&["cause", "secret", "names", "clock", "exit", "version", "go_json"], 0),
 ];
 

@@ -3,10 +3,11 @@
 use super::{Base, OpenStore, Stopped, notify};
 use crate::{
     backup::Drill,
-    blocking::Blocking,
     clock,
     config::{self, Settings},
-    control, gate,
+    control,
+    files::Blocking,
+    gate,
     health::Guard,
     http,
     identity::ApiKey,

@@ -9,7 +9,6 @@ mod reload;
 
 use super::{Base, OpenStore, Stopped, notify};
 use crate::{
-    blocking::Blocking,
     cause::{Cause, Finding},
     config::{
         MemorySettings,
@@ -17,6 +16,7 @@ use crate::{
         server::{Own, ServerSettings},
     },
     control,
+    files::Blocking,
     gate::{self, Create},
     health::Guard,
     http,

@@ -1,7 +1,7 @@
 //! `keswarden dev`: a key store in a local directory, certificates and an API key made on the spot, for trying out.
 
 use super::{block_on, load, run};
-use crate::{config::Inputs, exit, gate::Create, identity::ApiKey, names::Name, secret::Secret, tls::mint};
+use crate::{config::Inputs, exit, files, gate::Create, identity::ApiKey, names::Name, secret::Secret};
 use clap::Args;
 use std::{
     ffi::OsString,
@@ -55,7 +55,7 @@ pub(super) fn main(options: Options) -> u8 {
         let lines = environment(bound.api.port(), &dir, &api_key, &options.key);
         let exports: String = lines.iter().map(|line| format!("export {line}\n")).collect();
         let file = dir.join("minio.env");
-        if let Err(error) = mint::write_lightly(&file, 0o600, exports.as_bytes()) {
+        if let Err(error) = files::write_lightly(&file, 0o600, exports.as_bytes()) {
             eprintln!("keswarden: {error}");
         }
         println!(
@@ -88,7 +88,7 @@ fn prepare(options: &Options) -> io::Result<Prepared> {
         Ok(key) => key,
         Err(_) if !key_file.exists() => {
             let key = ApiKey::generate().to_text();
-            mint::write(&key_file, 0o600, key.expose().as_bytes()).map_err(io::Error::other)?;
+            files::write(&key_file, 0o600, key.expose().as_bytes()).map_err(io::Error::other)?;
             key
         }
         Err(error) => return Err(io::Error::other(error)),

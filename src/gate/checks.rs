@@ -2,9 +2,9 @@
 
 use super::{Create, Deps, Settings, judged::FoundWell, proof::Drives};
 use crate::{
-    blocking::Blocking,
     cause::{Cause, Finding},
     clock::{self, Instant},
+    files::Blocking,
     kes_client,
     keyring::{Held, KeyringWriter},
     keystore::nowhere,

@@ -10,13 +10,11 @@ use crate::{
     names::Name,
     secret::Secret,
     store::{Error, History, KeyStore, SetAside},
-    tls::mint,
 };
 use async_trait::async_trait;
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -25,7 +23,6 @@ use std::{
     time::Duration,
 };
 use tokio::sync::Semaphore;
-use zeroize::Zeroizing;
 
 /// Keys in a directory.
 pub struct FsStore {
@@ -50,9 +47,6 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// How long a call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 const CALLS: usize = 16;
-
-/// How many digits a hidden name ends in.
-const TAIL: usize = 16;
 
 // === impl FsStore ===
 
@@ -104,10 +98,8 @@ impl Dir {
 
     fn read(&self, name: &Name) -> Result<Secret, Error> {
         let path = self.path.join(name.as_str());
-        let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
-        let read = File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => {}
+        let bytes = match files::read(&path, MAX_FILE) {
+            Ok(bytes) => bytes,
             Err(error)
                 if error.kind() == ErrorKind::NotFound
                     && files::is_absent(&path)
@@ -121,35 +113,23 @@ impl Dir {
                 ));
             }
             Err(error) => return Err(self.failed(&format!("reading the key '{name}'"), &error)),
-        }
+        };
         let text = std::str::from_utf8(&bytes).map_err(|_| {
             Error::Failed(Cause::KeyMalformed.seen(format!("the key file {} is no text", path.display())))
         })?;
         Ok(Secret::new(text.to_owned()))
     }
 
-    /// Writes the whole key under a hidden name, and lets `place` put it where it belongs.
     fn write(
         &self,
         name: &Name,
         text: &Secret,
-        place: impl Fn(&Path, &Path) -> io::Result<()>,
+        write: fn(&Path, u32, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         if self.on_demand {
             self.make()?;
         }
-        let tail = crate::secret::hex(&crate::secret::random32()[..TAIL / 2]);
-        let hidden = self.path.join(format!(".{name}.{tail}"));
-        let result = (|| {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
-            file.write_all(text.expose().as_bytes())?;
-            file.sync_all()?;
-            files::belongs_to_its_folder(&hidden);
-            place(&hidden, &self.path.join(name.as_str()))
-        })();
-        let _ = fs::remove_file(&hidden);
-        result?;
-        File::open(&self.path)?.sync_all()
+        write(&self.path.join(name.as_str()), 0o600, text.expose().as_bytes())
     }
 
     /// Makes it, and what is missing above it; a power cut takes none of it back.
@@ -162,19 +142,6 @@ impl Dir {
             File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
         }
         Ok(())
-    }
-
-    /// Removes what `write` left behind when it was killed: it may hold a key. True when there is nothing more to look for.
-    fn sweep(&self) -> bool {
-        let Ok(entries) = fs::read_dir(&self.path) else { return false };
-        let mut done = true;
-        for entry in entries.flatten() {
-            if entry.file_name().to_str().is_some_and(is_hidden) {
-                // One that is young may be somebody's who is writing it now.
-                done &= mint::is_left_behind(&entry.path()) && fs::remove_file(entry.path()).is_ok();
-            }
-        }
-        done
     }
 
     fn list(&self) -> Result<Vec<String>, Error> {
@@ -215,7 +182,7 @@ impl KeyStore for FsStore {
         let ready = move |dir: &Dir| match fs::metadata(&dir.path) {
             Ok(found) if found.is_dir() => {
                 if !swept.load(Ordering::Relaxed) {
-                    swept.store(dir.sweep(), Ordering::Relaxed);
+                    swept.store(files::sweep(&dir.path), Ordering::Relaxed);
                 }
                 Ok(())
             }
@@ -256,7 +223,7 @@ impl KeyStore for FsStore {
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let (name, text) = (name.clone(), Secret::new(text.expose().to_owned()));
         let create = move |dir: &Dir| {
-            match dir.write(&name, &text, |hidden, place| fs::hard_link(hidden, place)) {
+            match dir.write(&name, &text, files::create) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::Exists),
                 Err(error) => return Err(dir.failed(&format!("creating the key '{name}'"), &error)),
                 Ok(()) => {}
@@ -269,7 +236,7 @@ impl KeyStore for FsStore {
     async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let (name, text) = (name.clone(), Secret::new(text.expose().to_owned()));
         let replace = move |dir: &Dir| {
-            dir.write(&name, &text, |hidden, place| fs::rename(hidden, place))
+            dir.write(&name, &text, files::write)
                 .map_err(|error| dir.failed(&format!("replacing the key '{name}'"), &error))
         };
         self.call("replacing a key", replace).await
@@ -304,12 +271,4 @@ impl KeyStore for FsStore {
     async fn how_to_set_aside(&self, name: &Name) -> SetAside {
         SetAside { command: self.dir.how_to_set_aside(name), others: Vec::new() }
     }
-}
-
-/// A name as `write` makes them.
-fn is_hidden(file: &str) -> bool {
-    let parts = file.strip_prefix('.').and_then(|rest| rest.rsplit_once('.'));
-    parts.is_some_and(|(name, tail)| {
-        Name::parse(name).is_ok() && tail.len() == TAIL && tail.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
 }

@@ -8,10 +8,9 @@
 
 use super::{Kind, Known, Says, Witness, is_same};
 use crate::{
-    blocking::Blocking,
     cause::{Cause, Finding},
     clock::Clock,
-    files,
+    files::{self, Blocking},
     names::Name,
     secret,
 };
@@ -20,9 +19,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -204,10 +202,7 @@ impl Files {
         struct Form {
             known_key: u32,
         }
-        let mut text = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_FILE).read_to_end(&mut text))
-            .map_err(|error| self.failed(path, &error))?;
+        let text = files::read(path, MAX_FILE).map_err(|error| self.failed(path, &error))?;
         let none = || self.unusable(&format_args!("{} is none of its files", path.display()));
         let form: Form = serde_json::from_slice(&text).map_err(|_| none())?;
         if !(1..=VERSION).contains(&form.known_key) {
@@ -269,22 +264,9 @@ impl Files {
         self.put(&path, text.as_bytes()).map_err(|error| self.failed(&path, &error))
     }
 
-    /// Whole or not at all, and on the disk when this returns.
     fn put(&self, path: &Path, text: &[u8]) -> io::Result<()> {
         files::make_private(&self.dir)?;
-        let hidden = self.dir.join(format!(".{}", secret::hex(&secret::random32()[..8])));
-        let written = (|| {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
-            file.write_all(text)?;
-            file.sync_all()?;
-            files::belongs_to_its_folder(&hidden);
-            fs::rename(&hidden, path)
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&hidden);
-        }
-        written?;
-        File::open(&self.dir)?.sync_all()
+        files::write(path, 0o600, text)
     }
 
     fn remove(&self, name: &Name, fingerprint: &str, which: impl Fn(&Entry) -> bool) -> Result<(), Finding> {

@@ -2,8 +2,8 @@
 
 use super::SealedCopy;
 use crate::{
-    blocking::Blocking,
     cause::{Cause, Finding},
+    files::Blocking,
     known::{Commands, Kind, Known, Says, Witness},
     names::Name,
 };

@@ -7,8 +7,8 @@
 
 use super::{Error, Pair};
 use crate::{
+    files,
     identity::{ApiKey, Certificate, Identity},
-    secret,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -16,9 +16,9 @@ use rcgen::{
 };
 use std::{
     fs,
-    io::{ErrorKind, Write},
+    io::ErrorKind,
     net::IpAddr,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 use time::{Duration, OffsetDateTime};
@@ -59,7 +59,7 @@ impl RunDir {
         make_dir(&self.dir).map_err(|error| unwritable(&self.dir, error))?;
         let _alone = Alone::in_dir(&self.dir);
         for dir in [self.dir.clone(), self.path("agent")] {
-            sweep(&dir);
+            files::sweep(&dir);
         }
         let now = OffsetDateTime::from_unix_timestamp(now).expect("the wall clock must show a date");
         let was_there = self.path("ca.crt").exists();
@@ -138,7 +138,7 @@ impl RunDir {
         };
         // A certificate of a key that is gone is of no use.
         let _ = fs::remove_file(path.with_extension("crt"));
-        write_lightly(&path, mode, key.serialize_pem().as_bytes())?;
+        keep(&path, mode, key.serialize_pem().as_bytes())?;
         Ok(key)
     }
 
@@ -162,9 +162,9 @@ impl RunDir {
             Some((issuer, _)) => params.signed_by(key, issuer),
         };
         let certificate = certificate.expect("our own keys must sign");
-        write_lightly(&self.path(mint.file), 0o644, certificate.pem().as_bytes())?;
+        keep(&self.path(mint.file), 0o644, certificate.pem().as_bytes())?;
         if mint.file == "server.crt" {
-            write_lightly(&self.path("server.names"), 0o644, self.names.join("\n").as_bytes())?;
+            keep(&self.path("server.names"), 0o644, self.names.join("\n").as_bytes())?;
         }
         Ok(true)
     }
@@ -229,35 +229,6 @@ pub fn is_name(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok() || rustls::pki_types::DnsName::try_from(text).is_ok()
 }
 
-/// Writes a file so that readers see the old one or the whole new one, even after a power cut.
-pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
-    put(path, mode, bytes, true)
-}
-
-/// As `write`, for what is made anew when it is not whole: not waited for until it is on the disk.
-pub fn write_lightly(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
-    put(path, mode, bytes, false)
-}
-
-fn put(path: &Path, mode: u32, bytes: &[u8], durable: bool) -> Result<(), Error> {
-    // Two processes may write the same file: each writes its own, and the last one counts.
-    let new = path.with_extension(format!("{}.new", secret::hex(&secret::random::<4>())));
-    let result = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        // Whatever the umask is: some of these files are for others to read. Some file systems know no modes.
-        let _ = file.set_permissions(fs::Permissions::from_mode(mode));
-        file.write_all(bytes)?;
-        if durable {
-            file.sync_all()?;
-        }
-        fs::rename(&new, path)
-    })();
-    if result.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    result.map_err(|error| unwritable(path, error))
-}
-
 /// Made here it is one that MinIO may enter, whatever the umask is.
 fn make_dir(dir: &Path) -> std::io::Result<()> {
     if dir.is_dir() {
@@ -266,28 +237,6 @@ fn make_dir(dir: &Path) -> std::io::Result<()> {
     fs::create_dir_all(dir)?;
     let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o755));
     Ok(())
-}
-
-/// How long a file that is being written may take: what is older was left behind by a process that was killed.
-const LEFT_BEHIND: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// It was written to so long ago that nobody writes it any more.
-pub fn is_left_behind(path: &Path) -> bool {
-    let age = fs::symlink_metadata(path).and_then(|about| about.modified()).map(|at| at.elapsed());
-    matches!(age, Ok(Ok(age)) if age > LEFT_BEHIND)
-}
-
-/// Removes what `put` left behind when it was killed: it may hold a key.
-fn sweep(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        let stem = path.file_stem().and_then(|stem| Path::new(stem).extension()?.to_str());
-        let is_ours = path.extension().is_some_and(|extension| extension == "new")
-            && stem.is_some_and(|hex| hex.len() == 8 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        if is_ours && is_left_behind(&path) {
-            let _ = fs::remove_file(&path);
-        }
-    }
 }
 
 /// Holds others off who make certificates in the same directory, as `init` and `run` that start at once. It is not waited for long: a
@@ -311,6 +260,11 @@ impl Alone {
         }
         Self { _dir: Some(file) }
     }
+}
+
+/// Writes what is made anew when it is not whole.
+fn keep(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
+    files::write_lightly(path, mode, bytes).map_err(|error| unwritable(path, error))
 }
 
 fn unwritable(path: &Path, error: std::io::Error) -> Error {

@@ -5,22 +5,14 @@
 
 use super::server_config;
 use crate::{
-    blocking::Blocking,
     cause::{Cause, Finding},
     config::{kes_yaml::KesYaml, server::ConfigFile},
+    files::{self, Blocking},
     shutdown::Hangups,
 };
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
-use std::{
-    fs,
-    io::Read,
-    path::{Path, PathBuf},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
-use zeroize::Zeroizing;
+use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 /// A configuration that can be used, as far as it does not concern the key store.
 pub(super) struct Loaded {
@@ -45,7 +37,7 @@ pub(super) struct Watched {
 /// How often the files are looked at: a change is in force after two looks that see the same.
 const LOOK: Duration = Duration::from_secs(1);
 /// The system's own roots in one file are a quarter of a megabyte.
-const MAX_FILE: u64 = 4 * 1024 * 1024;
+const FILE_MAX: u64 = 4 * 1024 * 1024;
 
 // === impl Loaded ===
 
@@ -113,7 +105,7 @@ impl Watched {
 
 /// What the file describes now, and a digest of it and of all that it names; or why it cannot be used.
 fn look(file: &ConfigFile) -> Result<(Arc<KesYaml>, [u8; 32]), String> {
-    bytes(&file.path)?;
+    files::read_regular(&file.path, FILE_MAX).map_err(|problem| problem.to_string())?;
     let config = file.read().map_err(|problems| problems.join("; "))?;
     let content = content_of(&config).map_err(|finding| finding.seen)?;
     Ok((Arc::new(config), content))
@@ -133,7 +125,7 @@ fn digest(text: &str) -> [u8; 32] {
 fn content_of(config: &KesYaml) -> Result<[u8; 32], Finding> {
     let mut digest = Sha256::new();
     digest.update(config.digest());
-    digest.update(files(&config.tls_files())?);
+    digest.update(digest_of(&config.tls_files())?);
     digest.update(store_content(config)?);
     Ok(digest.finalize().into())
 }
@@ -142,46 +134,12 @@ fn content_of(config: &KesYaml) -> Result<[u8; 32], Finding> {
 fn store_content(config: &KesYaml) -> Result<[u8; 32], Finding> {
     let mut digest = Sha256::new();
     digest.update(config.store_digest);
-    digest.update(files(&config.store_files())?);
+    digest.update(digest_of(&config.store_files())?);
     Ok(digest.finalize().into())
 }
 
-/// A digest of files, and of every file of a directory, in the order of names.
-fn files(paths: &[PathBuf]) -> Result<[u8; 32], Finding> {
-    let mut digest = Sha256::new();
-    for path in paths {
-        let entries = fs::read_dir(path).map(|entries| entries.flatten().map(|entry| entry.path()));
-        let mut files: Vec<PathBuf> = match entries {
-            Ok(entries) => entries.collect(),
-            Err(_) => vec![path.clone()],
-        };
-        files.sort();
-        for file in files {
-            digest.update(file.as_os_str().as_encoded_bytes());
-            let content =
-                bytes(&file).map_err(|problem| Cause::TlsFileUnusable.seen(format!("kesconf: {problem}")))?;
-            digest.update((content.len() as u64).to_be_bytes());
-            digest.update(&*content);
-        }
-    }
-    Ok(digest.finalize().into())
-}
-
-/// A file's bytes; none of what cannot be read, since whoever needs it says that better. A pipe or a device might never end,
-/// or never begin.
-fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let size = match fs::metadata(path) {
-        Ok(found) if found.is_file() => found.len(),
-        Ok(found) if !found.is_dir() => return Err(format!("{} is no regular file", path.display())),
-        _ => return Ok(Zeroizing::default()),
-    };
-    if size > MAX_FILE {
-        return Err(format!("{} is larger than 4 MiB: is it the right file?", path.display()));
-    }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(size as usize + 1));
-    let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
-    if read.is_err() {
-        bytes.clear();
-    }
-    Ok(bytes)
+/// A digest of files, and of every file of a folder.
+fn digest_of(paths: &[PathBuf]) -> Result<[u8; 32], Finding> {
+    files::digest(paths, FILE_MAX)
+        .map_err(|problem| Cause::TlsFileUnusable.seen(format!("kesconf: {problem}")))
 }

@@ -8,10 +8,10 @@ use super::{
     gate_settings, open, state_of,
 };
 use crate::{
-    blocking::Blocking,
     cause::{Cause, Finding},
     clock::Instant,
     config::{MemorySettings, kes_yaml::KesYaml},
+    files::Blocking,
     gate,
     kes::State,
     keyring::{Keyring, KeyringWriter},

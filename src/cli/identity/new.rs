@@ -6,6 +6,7 @@ use crate::{
         output::{self, Failure, Outcome},
     },
     clock::{self, Clock},
+    files,
     identity::ApiKey,
     tls::{mint, pem_password},
 };
@@ -61,8 +62,8 @@ pub(super) fn run(options: Options) -> Outcome {
         }
         let certificate = certificate(&key, &options)?;
         let private = private_key(&key, options.encrypt)?;
-        mint::write(key_file, 0o600, private.as_bytes()).map_err(|error| error.to_string())?;
-        mint::write(certificate_file, 0o644, certificate.as_bytes()).map_err(|error| error.to_string())?;
+        files::write(key_file, 0o600, private.as_bytes()).map_err(|error| error.to_string())?;
+        files::write(certificate_file, 0o644, certificate.as_bytes()).map_err(|error| error.to_string())?;
     }
     super::tell(&key)?;
     match (&options.key, &options.cert) {

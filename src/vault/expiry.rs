@@ -4,11 +4,16 @@
 use super::{Client, endpoints::Call, login::Credentials, verdict::Asked};
 use crate::{
     cause::{Cause, Finding},
+    clock::Instant,
+    secret::Secret,
     tls,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// What `lookup-self` says, as far as it concerns us.
 #[derive(Default, Deserialize)]
@@ -45,6 +50,31 @@ const AGAIN: Duration = Duration::from_secs(3600);
 const AHEAD: Duration = Duration::from_secs(14 * 86_400);
 /// So are so few uses that are left.
 const FEW: u64 = 3;
+
+/// What was seen of the login's standing, and of which token.
+#[derive(Default)]
+pub(super) struct Inspections(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// The token that was looked at last, and when the next look is due.
+    inspected: Option<(Arc<Secret>, Instant)>,
+    /// The warnings that were logged last.
+    logged: Vec<Finding>,
+}
+
+// === impl Inspections ===
+
+impl Inspections {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the next look at a token is due, if the token was looked at.
+    fn due(&self, token: &Arc<Secret>) -> Option<Instant> {
+        self.lock().inspected.as_ref().filter(|(known, _)| Arc::ptr_eq(known, token)).map(|(_, due)| *due)
+    }
+}
 
 // === impl Client ===
 
@@ -92,13 +122,10 @@ impl Client {
 
     /// How long until a token is to be looked at.
     pub(super) fn until_inspection(&self) -> Duration {
-        let session = self.lock();
-        let Some(token) = &session.token else { return AGAIN };
-        let known = session.inspected.as_ref().filter(|(known, _)| Arc::ptr_eq(known, token));
-        let granted = session.granted.as_ref().filter(|(known, _)| Arc::ptr_eq(known, token));
-        let due = match (known, granted) {
-            (Some((_, next)), _) => *next,
-            (None, Some((_, at))) => *at + SETTLED,
+        let Some(token) = self.token.any() else { return AGAIN };
+        let due = match (self.inspections.due(&token), self.token.granted_at(&token)) {
+            (Some(due), _) => due,
+            (None, Some(at)) => at + SETTLED,
             (None, None) => return Duration::ZERO,
         };
         due.saturating_duration_since(self.clock.theirs())
@@ -109,18 +136,19 @@ impl Client {
         if !self.until_inspection().is_zero() {
             return;
         }
-        let Some(token) = self.lock().token.clone() else { return };
+        let Some(token) = self.token.any() else { return };
         let (findings, answered) = self.look_at_standing().await;
         // Without an answer nothing is known: it is asked again in a while.
         let now = self.clock.theirs();
-        self.lock().inspected = Some((token, if answered { now + AGAIN } else { now + SOON }));
+        self.inspections.lock().inspected = Some((token, if answered { now + AGAIN } else { now + SOON }));
         if !answered {
             return;
         }
-        for finding in findings.iter().filter(|finding| !self.lock().told.contains(finding)) {
+        let mut state = self.inspections.lock();
+        for finding in findings.iter().filter(|finding| !state.logged.contains(finding)) {
             tracing::warn!(cause = finding.cause.id(), "{finding}");
         }
-        self.lock().told = findings;
+        state.logged = findings;
     }
 
     /// Without these two rights a token ends unforeseen, or sooner than it must.
@@ -173,8 +201,7 @@ impl Client {
             Ok(credentials @ Credentials::Wrapped { .. }) => {
                 let fingerprint = credentials.fingerprint(&self.config);
                 let Credentials::Wrapped { mount, .. } = credentials else { return None };
-                let opened = self.lock().unwrapped.clone().filter(|(of, _)| *of == fingerprint);
-                (mount, opened?.1)
+                (mount, self.logins.secret_id_of(&fingerprint)?)
             }
             _ => return None,
         };

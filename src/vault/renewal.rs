@@ -5,11 +5,20 @@ use super::{
     endpoints::{Call, Headers},
     lease::{Action, Failed},
     login,
-    state::HASTE,
+    seal_status::HASTE,
+    token::Grant,
     verdict::{self, Asked},
 };
-use crate::{cause::Finding, shutdown::Hangups};
-use std::{sync::Arc, time::Duration};
+use crate::{
+    cause::{Cause, Finding},
+    clock::Instant,
+    shutdown::Hangups,
+};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 /// How often an idle lease is looked at: no timer runs while a machine is suspended, and tokens end all the same.
 const LOOK: Duration = Duration::from_secs(60);
@@ -17,6 +26,20 @@ const LOOK: Duration = Duration::from_secs(60);
 const LOOK_AROUND: Duration = Duration::from_secs(60);
 /// Between lines that say the same.
 const REMIND: Duration = Duration::from_secs(60);
+
+/// Why the login could not be renewed, as last logged, and when.
+#[derive(Default)]
+pub(super) struct RenewalLog(Mutex<HashMap<(&'static str, Cause), Instant>>);
+
+// === impl RenewalLog ===
+
+impl RenewalLog {
+    /// Whether a line is due: at once for a new cause, and then once in a while.
+    fn is_due(&self, what: &'static str, cause: Cause, now: Instant) -> bool {
+        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((what, cause), now);
+        before.is_none_or(|at| now - at >= REMIND)
+    }
+}
 
 // === impl Client ===
 
@@ -39,7 +62,7 @@ impl Client {
     async fn keep_alive(&self) {
         let mut hangups = Hangups::listen().ok();
         loop {
-            let action = self.lock().lease.next(self.clock.theirs());
+            let action = self.token.next(self.clock.theirs());
             match action {
                 Action::Wait(delay) => {
                     let hangup = async {
@@ -51,7 +74,7 @@ impl Client {
                     tokio::select! {
                         () = tokio::time::sleep(delay.min(LOOK)) => {}
                         // A login on the way of a request has changed it.
-                        () = self.changed.notified() => {}
+                        () = self.token.changed() => {}
                         () = hangup => self.try_again(),
                     }
                 }
@@ -59,7 +82,7 @@ impl Client {
                 Action::Login => {
                     if let Err(finding) = self.login().await {
                         self.say("cannot renew the login", &finding);
-                        self.lock().lease.login_failed(self.clock.theirs(), (self.chance)());
+                        self.token.login_failed(self.clock.theirs(), (self.chance)());
                     }
                 }
             }
@@ -79,13 +102,13 @@ impl Client {
 
     /// Somebody says that what was refused is worth another try.
     fn try_again(&self) {
-        self.heritage.drop_refusal();
+        self.handover.drop_refusal();
         self.refusals.clear();
-        self.lock().failed = None;
+        self.logins.forget_failure();
     }
 
     async fn renew(&self) {
-        let Some(token) = self.lock().token.clone() else { return };
+        let Some(token) = self.token.any() else { return };
         let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
         let asked = Asked { what: "renewing the token", path: "auth/token/renew-self" };
         let empty = serde_json::json!({});
@@ -101,20 +124,18 @@ impl Client {
             }
             Err(finding) => Err((finding, Failed::Away)),
         };
-        let mut session = self.lock();
-        if session.token.as_ref().is_none_or(|held| !Arc::ptr_eq(held, &token)) {
-            // Another one has come meanwhile.
-            return;
-        }
         match granted {
             Ok(granted) => {
-                session.lease.renewed(sent, granted.ttl(), granted.renewable, (self.chance)());
-                self.metrics.last_renewal.set(self.clock.unix_seconds());
-                self.metrics.expires(&self.clock, granted.ttl());
+                let grant = Grant { sent, ttl: granted.ttl(), renewable: granted.renewable };
+                if self.token.renewed(&token, grant, (self.chance)()) {
+                    self.metrics.last_renewal.set(self.clock.unix_seconds());
+                    self.metrics.expires(&self.clock, granted.ttl());
+                }
             }
             Err((finding, why)) => {
-                session.lease.renewal_failed(self.clock.theirs(), why, (self.chance)());
-                drop(session);
+                if !self.token.renewal_failed(&token, self.clock.theirs(), why, (self.chance)()) {
+                    return;
+                }
                 self.say(
                     match why {
                         Failed::Away => "cannot renew the token, trying again",
@@ -126,11 +147,8 @@ impl Client {
         }
     }
 
-    /// At once when it is new, and then not each time.
     fn say(&self, what: &'static str, finding: &Finding) {
-        let now = self.clock.now();
-        let before = self.lock().said.insert((what, finding.cause), now);
-        if before.is_none_or(|at| now - at >= REMIND) {
+        if self.renewal_log.is_due(what, finding.cause, self.clock.now()) {
             tracing::warn!(cause = finding.cause.id(), "{what}: {finding}");
         }
     }

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     cause::Cause,
     clock::{self, Clock},
+    files,
     secret::{self, Secret},
-    tls::mint,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -27,7 +27,7 @@ use std::{
 use zeroize::Zeroizing;
 
 /// The folder, and who we are there; without a folder nothing is left.
-pub(super) struct Heritage {
+pub(super) struct Handover {
     dir: Option<PathBuf>,
     config: Config,
     clock: Clock,
@@ -59,12 +59,12 @@ struct KeptRefusal {
 
 const TOKEN: &str = "vault-token.json";
 const REFUSED: &str = "vault-refused.json";
-/// No refusal rests longer.
-const MOST: u64 = 30 * 60;
+/// The longest rest of a refusal, whatever the file says.
+const REST_MAX_SECONDS: u64 = 30 * 60;
 
-// === impl Heritage ===
+// === impl Handover ===
 
-impl Heritage {
+impl Handover {
     pub(super) fn new(config: &Config, clock: Clock) -> Self {
         // A given token is the operator's to keep.
         let dir = config.state_dir.clone().filter(|_| !matches!(config.login, Login::Token(_)));
@@ -121,7 +121,7 @@ impl Heritage {
         let kept: KeptRefusal = serde_json::from_slice(&std::fs::read(self.path(REFUSED)?).ok()?).ok()?;
         let now = clock::unix(self.clock.wall()) as u64;
         // A clock that was set makes nobody wait longer than the rule says.
-        let rest = kept.until.checked_sub(now).filter(|rest| *rest > 0)?.min(MOST);
+        let rest = kept.until.checked_sub(now).filter(|rest| *rest > 0)?.min(REST_MAX_SECONDS);
         let credentials = parse_hex(&kept.credentials)?;
         let cause = Cause::ALL.iter().find(|cause| cause.id() == kept.cause).copied();
         let finding = cause.unwrap_or(Cause::LoginRefused).seen(kept.seen);
@@ -147,7 +147,7 @@ impl Heritage {
         let Some(path) = self.path(file) else { return };
         let dir = path.parent().unwrap_or(&path);
         let _ = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        if let Err(error) = mint::write_lightly(&path, 0o600, bytes) {
+        if let Err(error) = files::write_lightly(&path, 0o600, bytes) {
             // Once: each login would say it again.
             if !self.told.swap(true, Ordering::Relaxed) {
                 let finding = Cause::RunDirUnusable.seen(format!(

@@ -3,8 +3,9 @@
 use super::{
     Client,
     endpoints::{Call, Headers},
-    login::{self, Credentials},
+    login::{self, Credentials, Fingerprint},
     refusals::Why,
+    token::Grant,
     verdict::{self, Answer, Asked},
 };
 use crate::{
@@ -12,44 +13,73 @@ use crate::{
     clock::Instant,
     secret::Secret,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How logins come about: one at a time, and the first with what the process before left.
+#[derive(Default)]
+pub(super) struct LoginFlow {
+    /// Serialises logins: one task logs in, the others wait for its token.
+    one_at_a_time: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// When a login last failed, and why.
+    failed: Option<(Instant, Finding)>,
+    /// The token of the process before was tried.
+    is_handover_done: bool,
+    /// The secret_id of a wrapping token, which opens once, while the secret_id may be used often.
+    unwrapped: Option<(Fingerprint, Arc<Secret>)>,
+}
 
 const LATE_STANDBY: &str = "the node is a standby, which does not know a pair that was issued a moment ago: a SIGHUP has it tried again";
 
+// === impl LoginFlow ===
+
+impl LoginFlow {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets that a login failed, for a person who says that it is worth another try.
+    pub(super) fn forget_failure(&self) {
+        self.lock().failed = None;
+    }
+
+    /// The secret_id of a wrapping token that this process has opened.
+    pub(super) fn secret_id_of(&self, wrapped: &Fingerprint) -> Option<Arc<Secret>> {
+        let unwrapped = self.lock().unwrapped.clone();
+        unwrapped.filter(|(of, _)| of == wrapped).map(|(_, secret_id)| secret_id)
+    }
+}
+
+// === impl Client ===
+
 impl Client {
     /// The token at hand, or a new one.
-    pub(super) async fn token(&self) -> Result<Arc<Secret>, Finding> {
-        let held = self.held_token();
-        match held {
+    pub(super) async fn live_token(&self) -> Result<Arc<Secret>, Finding> {
+        match self.token.live(self.clock.theirs()) {
             Some(token) => Ok(token),
             None => self.login().await,
         }
     }
 
-    fn held_token(&self) -> Option<Arc<Secret>> {
-        let session = self.lock();
-        let expired = session.lease.has_expired(self.clock.theirs());
-        session.token.clone().filter(|_| !expired)
-    }
-
     /// Logs in, unless somebody else just did; a failure is everybody's who waited for it.
     pub(super) async fn login(&self) -> Result<Arc<Secret>, Finding> {
-        let (before, queued) = (self.lock().token.clone(), self.clock.theirs());
-        let _one_at_a_time = self.logging_in.lock().await;
+        let (before, queued) = (self.token.any(), self.clock.theirs());
+        let _one_at_a_time = self.logins.one_at_a_time.lock().await;
+        if let Some(token) = self.token.any()
+            && before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &token))
         {
-            let session = self.lock();
-            if let Some(token) = &session.token
-                && before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, token))
-            {
-                return Ok(token.clone());
-            }
-            if let Some((at, finding)) = &session.failed
-                && *at > queued
-            {
-                return Err(finding.clone());
-            }
+            return Ok(token);
         }
-        let result = match self.inherit().await {
+        if let Some((at, finding)) = &self.logins.lock().failed
+            && *at > queued
+        {
+            return Err(finding.clone());
+        }
+        let result = match self.take_over().await {
             Ok(Some(token)) => Ok(token),
             Err(finding) => Err(finding),
             Ok(None) => {
@@ -57,13 +87,14 @@ impl Client {
                 self.log_in_once().await
             }
         };
-        self.lock().failed = result.as_ref().err().map(|finding| (self.clock.theirs(), finding.clone()));
+        self.logins.lock().failed =
+            result.as_ref().err().map(|finding| (self.clock.theirs(), finding.clone()));
         result
     }
 
     /// Tokens that die faster than they should are not replaced as fast.
     fn may_log_in(&self) -> Result<(), Finding> {
-        let may = self.lock().lease.may_log_in(self.clock.theirs());
+        let may = self.token.may_log_in(self.clock.theirs());
         may.map_err(|_| {
             Cause::TokenDeadAtOnce.seen(format!(
                 "Vault {} grants tokens and knows none of them a moment later; the next login is tried in a while",
@@ -92,10 +123,10 @@ impl Client {
             }
         };
         self.refusals.forget(&credentials.fingerprint(&self.config));
-        self.heritage.drop_refusal();
-        self.heritage.keep_token(&granted.token);
+        self.handover.drop_refusal();
+        self.handover.keep_token(&granted.token);
         // What is in the file now is our own.
-        self.lock().inherited = true;
+        self.logins.lock().is_handover_done = true;
         Ok(self.take(granted, sent))
     }
 
@@ -175,23 +206,22 @@ impl Client {
         let (fingerprint, now) = (credentials.fingerprint(&self.config), self.clock.theirs());
         self.refusals.note(fingerprint, why, finding, now, (self.chance)());
         if let Some(refusal) = self.refusals.to_be_remembered(&fingerprint, now) {
-            self.heritage.keep_refusal(&refusal);
+            self.handover.keep_refusal(&refusal);
         }
     }
 
     fn take(&self, granted: login::Granted, sent: Instant) -> Arc<Secret> {
-        let mut session = self.lock();
-        session.token = Some(granted.token.clone());
-        session.granted = Some((granted.token.clone(), self.clock.theirs()));
-        session.lease.granted(sent, granted.ttl, granted.renewable, (self.chance)());
+        let grant = Grant { sent, ttl: granted.ttl, renewable: granted.renewable };
+        self.token.put(granted.token.clone(), grant, self.clock.theirs(), (self.chance)());
         self.metrics.expires(&self.clock, granted.ttl);
-        self.changed.notify_one();
         granted.token
     }
 
     /// The token of the process before, if it lives: tried once.
-    async fn inherit(&self) -> Result<Option<Arc<Secret>>, Finding> {
-        let Some(token) = self.heritage.token().filter(|_| !self.lock().inherited) else { return Ok(None) };
+    async fn take_over(&self) -> Result<Option<Arc<Secret>>, Finding> {
+        let Some(token) = self.handover.token().filter(|_| !self.logins.lock().is_handover_done) else {
+            return Ok(None);
+        };
         let headers = Headers::with(Some(token.clone()), self.config.namespace.clone());
         let asked =
             Asked { what: "looking up the token of the process before", path: "auth/token/lookup-self" };
@@ -201,13 +231,13 @@ impl Client {
             // Nothing is known of it yet: it is tried again.
             None => Err(verdict::of(&asked, &self.config, &answer)),
             Some(Ok(granted)) => {
-                self.lock().inherited = true;
+                self.logins.lock().is_handover_done = true;
                 tracing::debug!("the token of the process before is used on");
                 Ok(Some(self.take(granted, sent)))
             }
             Some(Err(_)) => {
-                self.lock().inherited = true;
-                self.heritage.drop_token();
+                self.logins.lock().is_handover_done = true;
+                self.handover.drop_token();
                 Ok(None)
             }
         }
@@ -219,13 +249,12 @@ impl Client {
         let Credentials::Wrapped { mount, role_id, wrapping_token } = &credentials else {
             return Ok(credentials);
         };
-        let known = self.lock().unwrapped.clone().filter(|(of, _)| *of == fingerprint);
-        let secret_id = match known {
-            Some((_, secret_id)) => secret_id,
+        let secret_id = match self.logins.secret_id_of(&fingerprint) {
+            Some(secret_id) => secret_id,
             None => {
                 self.was_wrapped_for_us(mount, wrapping_token, &credentials).await?;
                 let secret_id = self.open_wrapping(wrapping_token, &credentials).await?;
-                self.lock().unwrapped = Some((fingerprint, secret_id.clone()));
+                self.logins.lock().unwrapped = Some((fingerprint, secret_id.clone()));
                 secret_id
             }
         };

@@ -1,0 +1,107 @@
+//! Writing: readers see the former file or the whole new one, even after a power cut.
+
+use super::belongs_to_its_folder;
+use crate::secret;
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// For how long a file may be in the making: an older one was left behind by a process that was killed.
+const MAKING_MAX: Duration = Duration::from_secs(60);
+/// Hexadecimal digits in the name of a file in the making, `STEM.DIGITS.new`.
+const DIGITS: usize = 8;
+
+/// Writes a file in the place of the former one, and has it and its folder on the disk.
+///
+/// # Errors
+/// When any step fails; the former file stays then.
+pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    put(path, mode, bytes, true, |made, path| fs::rename(made, path))
+}
+
+/// As [`write`], for what is made anew when it is not whole: nobody waits for the disk.
+///
+/// # Errors
+/// As for [`write`].
+pub fn write_lightly(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    put(path, mode, bytes, false, |made, path| fs::rename(made, path))
+}
+
+/// As [`write`], where no file is yet.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] when a file is there, which stays as it is; otherwise as for [`write`].
+pub fn create(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    put(path, mode, bytes, true, |made, path| fs::hard_link(made, path))
+}
+
+/// As [`create`], on any file system: one without hard links, such as a memory stick's, may show a part of the file meanwhile.
+///
+/// # Errors
+/// As for [`create`]; nothing is left behind.
+pub fn create_anywhere(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path));
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+fn put(
+    path: &Path,
+    mode: u32,
+    bytes: &[u8],
+    durable: bool,
+    place: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    // Two processes may write the same file: each makes its own, and the last one counts.
+    let made = path.with_extension(format!("{}.new", secret::hex(&secret::random::<{ DIGITS / 2 }>())));
+    let placed = make(&made, mode, bytes, durable).and_then(|()| place(&made, path));
+    // After a rename it is gone.
+    let _ = fs::remove_file(&made);
+    placed?;
+    if durable { sync_folder(path) } else { Ok(()) }
+}
+
+fn make(path: &Path, mode: u32, bytes: &[u8], durable: bool) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    // Whatever the umask is: some files are for others to read. Some file systems know no modes.
+    let _ = file.set_permissions(Permissions::from_mode(mode));
+    file.write_all(bytes)?;
+    if durable {
+        file.sync_all()?;
+    }
+    belongs_to_its_folder(path);
+    Ok(())
+}
+
+/// Has the name of a file on the disk.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Removes what was left in the making by processes that were killed, which may hold a key. True when nothing is in the making any more.
+pub fn sweep(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut in_the_making: Vec<PathBuf> = paths.filter(|path| is_in_the_making(path)).collect();
+    in_the_making.retain(|path| !(is_left_behind(path) && fs::remove_file(path).is_ok()));
+    in_the_making.is_empty()
+}
+
+fn is_in_the_making(path: &Path) -> bool {
+    let digits = path.file_stem().and_then(|stem| Path::new(stem).extension()?.to_str());
+    path.extension().is_some_and(|extension| extension == "new")
+        && digits.is_some_and(|hex| hex.len() == DIGITS && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+fn is_left_behind(path: &Path) -> bool {
+    let age = fs::symlink_metadata(path).and_then(|about| about.modified()).map(|at| at.elapsed());
+    matches!(age, Ok(Ok(age)) if age > MAKING_MAX)
+}
