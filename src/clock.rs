@@ -1,4 +1,4 @@
-//! Time, as a value that is passed in, so that a test can run a year in a second.
+//! Time as a value that is passed in, so that a test can run a year in a second.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -6,16 +6,17 @@ use std::{
 };
 pub use tokio::time::Instant;
 
-/// Where a part of the program asks what time it is.
+/// The source of time.
 ///
-/// Monotonic time is tokio's, which a test can pause and advance; wall time is the system's, or in a
-/// simulation it moves with the monotonic one.
+/// Monotonic time is tokio's, which a test can pause and advance. Wall time is the system's; simulated wall time moves
+/// with monotonic time.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    /// What both clocks that cannot be set said when it was made: one stands still while the machine is suspended.
+    /// The system's clocks. `started` and `boot` are the same moment; monotonic time stops while the machine is suspended,
+    /// time since boot does not.
     System {
         started: Instant,
         boot: Duration,
@@ -23,70 +24,70 @@ enum Source {
     Simulated {
         started: Instant,
         at: SystemTime,
-        happened: Arc<Mutex<Happened>>,
+        shift: Arc<Mutex<Shift>>,
     },
 }
 
-/// What happens to the clocks of a machine.
+/// The changes of a simulated machine's clocks.
 #[derive(Debug, Default)]
-struct Happened {
+struct Shift {
     suspended: Duration,
-    /// Seconds that the wall clock was set forward, or back.
+    /// Seconds that the wall clock was set forward; negative for back.
     set_by: i64,
 }
 
-/// A hundred years: no sealed copy is older.
-const BEFORE_START: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// The reading of [`Clock::boot`] at the machine's start: a hundred years, longer than the age of any sealed copy.
+const BOOT_OFFSET: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 // === impl Clock ===
 
 impl Clock {
-    /// The machine's own clocks.
+    /// The machine's clocks.
     pub fn system() -> Self {
         Self(Source::System { started: Instant::now(), boot: since_boot() })
     }
 
-    /// A wall clock that stood at `at` when it was made and moves only as tokio's clock does.
+    /// A simulated clock, whose wall time is `at` now and moves with tokio's clock.
     pub fn simulated(at: SystemTime) -> Self {
-        Self(Source::Simulated { started: Instant::now(), at, happened: Arc::default() })
+        Self(Source::Simulated { started: Instant::now(), at, shift: Arc::default() })
     }
 
-    /// The machine was suspended for so long: nothing ran, the rest of the world went on. Simulated clocks only.
+    /// Simulates that the machine was suspended for `length`. No effect on the system's clocks.
     pub fn suspend(&self, length: Duration) {
-        if let Source::Simulated { happened, .. } = &self.0 {
-            happened.lock().unwrap_or_else(PoisonError::into_inner).suspended += length;
+        if let Source::Simulated { shift, .. } = &self.0 {
+            shift.lock().unwrap_or_else(PoisonError::into_inner).suspended += length;
         }
     }
 
-    /// Somebody set the wall clock forward by so many seconds, or back. Simulated clocks only.
+    /// Simulates that the wall clock was set forward, or back when negative. No effect on the system's clocks.
     pub fn set_forward(&self, seconds: i64) {
-        if let Source::Simulated { happened, .. } = &self.0 {
-            happened.lock().unwrap_or_else(PoisonError::into_inner).set_by += seconds;
+        if let Source::Simulated { shift, .. } = &self.0 {
+            shift.lock().unwrap_or_else(PoisonError::into_inner).set_by += seconds;
         }
     }
 
-    /// Monotonic time: for durations and deadlines of our own work.
+    /// Monotonic time without suspension, for durations and deadlines within the process.
     pub fn now(&self) -> Instant {
         Instant::now()
     }
 
-    /// Monotonic time with suspension: for what another machine counts, such as the life of a token.
+    /// Monotonic time with suspension, for times that another machine counts, such as the life of a token.
     pub fn theirs(&self) -> Instant {
         match &self.0 {
             Source::System { started, boot } => *started + since_boot().saturating_sub(*boot),
-            Source::Simulated { happened, .. } => {
-                Instant::now() + happened.lock().unwrap_or_else(PoisonError::into_inner).suspended
+            Source::Simulated { shift, .. } => {
+                Instant::now() + shift.lock().unwrap_or_else(PoisonError::into_inner).suspended
             }
         }
     }
 
-    /// Wall time: for what people and other machines read.
+    /// Wall time, for people and other machines.
     #[allow(clippy::disallowed_methods, reason = "the one place that asks the system")]
     pub fn wall(&self) -> SystemTime {
         match &self.0 {
             Source::System { .. } => SystemTime::now(),
-            Source::Simulated { started, at, happened } => {
-                let Happened { suspended, set_by } = *happened.lock().unwrap_or_else(PoisonError::into_inner);
+            Source::Simulated { started, at, shift } => {
+                let Shift { suspended, set_by } = *shift.lock().unwrap_or_else(PoisonError::into_inner);
                 let at = *at + started.elapsed() + suspended;
                 let by = Duration::from_secs(set_by.unsigned_abs());
                 if set_by < 0 { at - by } else { at + by }
@@ -94,31 +95,31 @@ impl Clock {
         }
     }
 
-    /// Time that runs from before the machine started, suspension included: what limits are counted in, since nobody can set
-    /// it. What happened before the start can be told in it as well.
+    /// Time since a hundred years before the machine's start, suspension included. Limits are counted in this time, because
+    /// no setting of the clock changes it. Events before the machine's start have a reading as well.
     pub fn boot(&self) -> Duration {
         let since_start = match &self.0 {
             Source::System { .. } => since_boot(),
-            Source::Simulated { started, happened, .. } => {
-                started.elapsed() + happened.lock().unwrap_or_else(PoisonError::into_inner).suspended
+            Source::Simulated { started, shift, .. } => {
+                started.elapsed() + shift.lock().unwrap_or_else(PoisonError::into_inner).suspended
             }
         };
-        BEFORE_START + since_start
+        BOOT_OFFSET + since_start
     }
 
-    /// Wall time as seconds since 1970, as metrics have it.
+    /// Wall time in seconds since 1970, as in metrics.
     pub fn unix_seconds(&self) -> f64 {
         unix(self.wall())
     }
 }
 
-/// Since the machine started, suspension included.
+/// Time since the machine's start, suspension included.
 fn since_boot() -> Duration {
     let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(at.tv_sec.unsigned_abs(), at.tv_nsec.unsigned_abs() as u32)
 }
 
-/// Seconds since 1970; 0 for a clock that stands before that.
+/// Seconds since 1970; 0 for an earlier time.
 pub fn unix(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }

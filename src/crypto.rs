@@ -1,7 +1,7 @@
-//! Seal, open and HMAC with one key, exactly as KES 2025-03-12 does; pure, and nothing else does crypto on keys.
+//! Seal, open and HMAC with one key, exactly as KES 2025-03-12 does. No other module does crypto on keys.
 //!
 //! A message key K' is derived for each message from 16 random bytes (`iv`): HMAC-SHA-256(K, iv) for AES-256-GCM,
-//! HChaCha20(K, iv) for ChaCha20-Poly1305; the nonce is 12 independent random bytes, the context is the AAD.
+//! HChaCha20(K, iv) for ChaCha20-Poly1305. The nonce is 12 independent random bytes. The context is the AAD.
 
 pub mod envelope;
 pub mod key_version;
@@ -18,7 +18,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
-/// How a key seals.
+/// The algorithm of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// AES-256-GCM, with HMAC-SHA-256 as the KDF.
@@ -27,35 +27,38 @@ pub enum Kind {
     ChaCha20,
 }
 
-/// A key that seals and opens. Its bytes are on locked pages, and are wiped on drop.
+/// A key that seals and opens. The bytes are on locked pages, and are wiped on drop.
 pub struct Key(Locked<Parts>);
 
 struct Parts {
     kind: Kind,
     bytes: Bytes32,
     hmac_key: Option<Bytes32>,
-    /// HMAC-SHA-256 keyed with `bytes`: computed once, cloned for each message. `hmac` wipes it on drop.
+    /// HMAC-SHA-256 keyed with `bytes`: computed once, cloned for each message. The `hmac` crate wipes the state on drop.
     kdf: Hmac<Sha256>,
 }
 
-/// The ciphertext was not made with this key and context, or was changed since.
+/// The error of a ciphertext that was not made with this key and context, or was changed since.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("decryption failed: ciphertext is not authentic")]
 pub struct NotAuthentic;
 
-/// A data key in the clear, and sealed.
+/// A DEK in the clear, and sealed.
 pub struct DataKey {
+    /// The DEK in the clear.
     pub plaintext: Bytes32,
+    /// The sealed DEK, 32 + 44 bytes.
     pub ciphertext: Vec<u8>,
 }
 
-/// What a fingerprint is computed over, before the key's kind: longer than an IV, so that it never is a KDF input.
+/// The label that a fingerprint is computed over, before the key's kind. No label of this length is a KDF input: IVs are
+/// shorter.
 const FINGERPRINT_LABEL: &[u8] = b"keswarden key fingerprint v1\0";
 
 // === impl Kind ===
 
 impl Kind {
-    /// The name KES answers with.
+    /// The name in KES's answers.
     pub fn name(self) -> &'static str {
         match self {
             Self::Aes256 => "AES256",
@@ -63,7 +66,7 @@ impl Kind {
         }
     }
 
-    /// The names KES accepts; case matters.
+    /// The kind of a name that KES accepts. Case matters.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "AES256" | "AES256-GCM_SHA256" => Some(Self::Aes256),
@@ -72,7 +75,7 @@ impl Kind {
         }
     }
 
-    /// What a new key is on this machine: AES where the processor does it in hardware.
+    /// The kind of new keys on this machine: AES where the processor has instructions for AES, else ChaCha20.
     pub fn of_this_machine() -> Self {
         #[cfg(target_arch = "x86_64")]
         let fast =
@@ -88,15 +91,18 @@ impl Kind {
 // === impl Key ===
 
 impl Key {
+    /// A key from its bytes, on locked pages.
     pub fn new(kind: Kind, bytes: Bytes32, hmac_key: Option<Bytes32>) -> Self {
         let kdf = keyed(&bytes);
         Self(Locked::new(Parts { kind, bytes, hmac_key, kdf }))
     }
 
+    /// The algorithm.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
+    /// Whether the key has an HMAC key.
     pub fn has_hmac(&self) -> bool {
         self.0.hmac_key.is_some()
     }
@@ -108,7 +114,7 @@ impl Key {
         self.seal_with(&random, plaintext, context)
     }
 
-    /// Seals with the given IV and nonce; only for test vectors, which fix them.
+    /// Seals with the given IV and nonce, for test vectors only.
     #[doc(hidden)]
     pub fn seal_with(&self, random: &[u8; IV + NONCE], plaintext: &[u8], context: &[u8]) -> Vec<u8> {
         let (iv, nonce) = split(random);
@@ -132,7 +138,10 @@ impl Key {
         sealed
     }
 
-    /// Opens what `seal` made, and what KES ever wrote, for the same context.
+    /// Opens a ciphertext of [`Key::seal`], or in any form that KES wrote, for the same context.
+    ///
+    /// # Errors
+    /// When the ciphertext was not made with this key and context, or was changed since.
     pub fn open(&self, ciphertext: &[u8], context: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotAuthentic> {
         let ciphertext = envelope::normal_form(ciphertext);
         let (sealed, random) = ciphertext.split_last_chunk().ok_or(NotAuthentic)?;
@@ -158,21 +167,21 @@ impl Key {
         opened.map(|()| plaintext).map_err(|_| NotAuthentic)
     }
 
-    /// A fresh data key: 32 random bytes, in the clear and sealed for `context`.
+    /// A fresh DEK of 32 random bytes, in the clear and sealed for `context`.
     pub fn generate(&self, context: &[u8]) -> DataKey {
         let plaintext = secret::random32();
         let ciphertext = self.seal(&*plaintext, context);
         DataKey { plaintext, ciphertext }
     }
 
-    /// HMAC-SHA-256 of `message` under the key's HMAC key, when it has one.
+    /// HMAC-SHA-256 of `message` under the HMAC key; nothing without an HMAC key.
     pub fn hmac(&self, message: &[u8]) -> Option<[u8; 32]> {
         let key = self.0.hmac_key.as_ref()?;
         Some(keyed(key).chain_update(message).finalize().into_bytes().into())
     }
 
-    /// What the key *is*, without giving it away: 32 hex digits of HMAC-SHA-256 under the key over a versioned
-    /// label and the kind, and the same under the HMAC key where there is one.
+    /// The fingerprint, which names the key and gives nothing away: 32 hex digits of HMAC-SHA-256 under the key over a
+    /// versioned label and the kind. A key with an HMAC key has `-` and 32 more digits, computed under the HMAC key.
     pub fn fingerprint(&self) -> String {
         let of = |key: &Hmac<Sha256>| {
             let mac = key.clone().chain_update(FINGERPRINT_LABEL).chain_update(self.0.kind.name()).finalize();
@@ -184,7 +193,7 @@ impl Key {
         }
     }
 
-    /// The same bytes and kind, compared in constant time.
+    /// Whether both keys have the same kind and bytes, compared in constant time.
     pub fn same(&self, other: &Key) -> bool {
         let hmac = match (&self.0.hmac_key, &other.0.hmac_key) {
             (None, None) => true,
@@ -194,7 +203,7 @@ impl Key {
         (self.0.kind == other.0.kind) & secret::same32(&self.0.bytes, &other.0.bytes) & hmac
     }
 
-    /// Seals and opens something, with a context, and compares.
+    /// Whether the key opens a DEK that it sealed, and refuses another context.
     pub fn works(&self) -> bool {
         const CONTEXT: &[u8] = b"{\"keswarden\":\"self-test\"}";
         let made = self.generate(CONTEXT);

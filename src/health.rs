@@ -1,4 +1,4 @@
-//! Readiness: not ready is a named guard that somebody holds; and what each part says of itself.
+//! Readiness, events and notes. The process is not ready while a part holds a named guard.
 
 use crate::clock::{self, Clock, Instant};
 use jiff::Timestamp;
@@ -8,7 +8,7 @@ use std::{
 };
 use tokio::sync::broadcast;
 
-/// What `/readyz`, `/startupz` and `/status` read. Cheap to clone.
+/// The state behind `/readyz`, `/startupz` and `/status`. Clones are cheap and share the state.
 #[derive(Clone)]
 pub struct Health {
     state: Arc<Mutex<State>>,
@@ -16,28 +16,33 @@ pub struct Health {
     clock: Clock,
 }
 
-/// What happened last, for who outlives everybody that anything happens to.
+/// A reader of the last happenings, which does not keep the channel of happenings open.
 pub struct History(Arc<Mutex<State>>);
 
-/// Something that a person would want to have seen.
+/// An event that a person should see.
 #[derive(Clone, Debug)]
 pub struct Happening {
+    /// The time of the event.
     pub at: Timestamp,
+    /// Whether the event is a warning.
     pub severity: Severity,
-    /// A cause, or another word of a closed set.
+    /// A cause's id, or another word of a closed set.
     pub reason: &'static str,
-    /// Never a secret, never a name that a client chose.
+    /// The text for people, without secrets and without names that a client chose.
     pub says: String,
 }
 
+/// The severity of a happening, as in Kubernetes' Events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
+    /// Nothing is wrong.
     Normal,
+    /// A person should act.
     Warning,
 }
 
-/// So many happenings are remembered.
-const HISTORY: usize = 32;
+/// Happenings that are kept at most.
+const HISTORY_MAX: usize = 32;
 
 struct State {
     pending: BTreeMap<&'static str, Pending>,
@@ -51,7 +56,7 @@ struct Pending {
     abandoned: bool,
 }
 
-/// While it lives, the process is not ready. Dropping it is not success: only [`Guard::done`] releases.
+/// A reason for not being ready. Only [`Guard::done`] ends the reason; a drop marks the reason as abandoned.
 #[must_use = "a guard that is dropped stays listed as abandoned"]
 pub struct Guard {
     name: &'static str,
@@ -59,35 +64,39 @@ pub struct Guard {
     done: bool,
 }
 
-/// Why the process is not ready: one text per reason, sorted.
+/// The reasons for not being ready: one text per reason, sorted.
 pub type NotReady = Vec<String>;
 
 // === impl Health ===
 
 impl Health {
+    /// A health without guards: ready.
     pub fn new(clock: Clock) -> Self {
         let state = State {
             pending: BTreeMap::new(),
             draining: false,
             notes: BTreeMap::new(),
-            history: VecDeque::with_capacity(HISTORY),
+            history: VecDeque::with_capacity(HISTORY_MAX),
         };
-        Self { state: Arc::new(Mutex::new(state)), listeners: broadcast::channel(HISTORY).0, clock }
+        Self { state: Arc::new(Mutex::new(state)), listeners: broadcast::channel(HISTORY_MAX).0, clock }
     }
 
-    /// The process is not ready until the guard is done.
+    /// A guard called `name`: the process is not ready until the guard is done.
     pub fn until(&self, name: &'static str) -> Guard {
         let pending = Pending { since: self.clock.now(), abandoned: false };
         self.lock().pending.insert(name, pending);
         Guard { name, health: self.clone(), done: false }
     }
 
-    /// From here on the process is not ready, for good.
+    /// Makes the process not ready, for good.
     pub fn drain(&self) {
         self.lock().draining = true;
     }
 
-    /// Ready: everything that was waited for is done, and it is not draining.
+    /// Whether the process is ready: every guard is done, and no drain has started.
+    ///
+    /// # Errors
+    /// The reasons for not being ready.
     pub fn ready(&self) -> Result<(), NotReady> {
         if self.lock().draining {
             return Err(vec!["draining".to_owned()]);
@@ -95,7 +104,10 @@ impl Health {
         self.started()
     }
 
-    /// Started: as ready, but draining does not undo it.
+    /// Whether every guard is done, drain or not.
+    ///
+    /// # Errors
+    /// The guards that are not done, each with its age.
     pub fn started(&self) -> Result<(), NotReady> {
         let now = self.clock.now();
         let waiting: NotReady = self
@@ -110,22 +122,22 @@ impl Health {
         if waiting.is_empty() { Ok(()) } else { Err(waiting) }
     }
 
-    /// A part says what it is doing, for `/status`. Never a secret, never a name that a client chose.
+    /// Replaces the note of a part, for `/status`. A note has no secrets and no names that a client chose.
     pub fn note(&self, part: &'static str, says: serde_json::Value) {
         self.lock().notes.insert(part, says);
     }
 
-    /// What every part last said.
+    /// The note of each part.
     pub fn notes(&self) -> BTreeMap<&'static str, serde_json::Value> {
         self.lock().notes.clone()
     }
 
-    /// Remembers it, the last of them for `/status`, and tells those who listen.
+    /// Records a happening for `/status`, which shows the last 32, and sends the happening to listeners.
     pub fn happened(&self, severity: Severity, reason: &'static str, says: impl Into<String>) {
         let at = Timestamp::try_from(self.clock.wall()).unwrap_or_default();
         let happening = Happening { at, severity, reason, says: says.into() };
         let mut state = self.lock();
-        if state.history.len() == HISTORY {
+        if state.history.len() == HISTORY_MAX {
             state.history.pop_front();
         }
         state.history.push_back(happening.clone());
@@ -133,17 +145,17 @@ impl Health {
         let _ = self.listeners.send(happening);
     }
 
-    /// What happened last, the oldest first.
+    /// The last 32 happenings, the oldest first.
     pub fn history(&self) -> Vec<Happening> {
         self.lock().history.iter().cloned().collect()
     }
 
-    /// What has happened by then, without being somebody who may have something to say.
+    /// A reader of the last happenings, which does not keep the channel of [`Health::listen`] open.
     pub fn looking_back(&self) -> History {
         History(self.state.clone())
     }
 
-    /// Everything that happens from now on.
+    /// The happenings from now on. A listener that lags by more than 32 loses the oldest.
     pub fn listen(&self) -> broadcast::Receiver<Happening> {
         self.listeners.subscribe()
     }
@@ -156,7 +168,7 @@ impl Health {
 // === impl History ===
 
 impl History {
-    /// Why it is not started, as was last said; nothing once it is.
+    /// The text of the last happening while a guard is not done; nothing once all are done.
     pub fn why_it_waits(&self) -> Option<String> {
         let state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let last = state.history.back().filter(|_| !state.pending.is_empty());
@@ -167,7 +179,7 @@ impl History {
 // === impl Guard ===
 
 impl Guard {
-    /// What was waited for is there.
+    /// Ends the reason for not being ready.
     pub fn done(mut self) {
         self.done = true;
         self.health.lock().pending.remove(self.name);

@@ -1,4 +1,4 @@
-//! An HTTP server over TLS or plain TCP, within a budget: connections, headers, handshakes and silence are bounded.
+//! An HTTP server over TLS or plain TCP. Connections, headers, handshakes and idle time are bounded.
 
 mod body;
 mod budget;
@@ -9,7 +9,7 @@ use crate::{
     shutdown::{Drain, Ended},
 };
 pub use body::{Body, Feed};
-use budget::{Budget, HEADERS, Slot, Watched};
+use budget::{Budget, HEADERS_TIMEOUT, Slot, Watched};
 use http_body_util::BodyExt;
 use hyper::{
     Method, Request, Response,
@@ -35,94 +35,108 @@ use tokio::{
     task::JoinSet,
 };
 
-/// The answer is to close the connection (HTTP/1.1) or reset the stream (HTTP/2): the deadline passed.
+/// The deadline of a request passed: the connection is closed (HTTP/1.1), or the stream is reset (HTTP/2).
 #[derive(Debug, thiserror::Error)]
 #[error("the deadline of the request passed")]
 pub struct Close;
 
-/// Answers requests.
+/// The application behind a server, which answers requests.
 pub trait Handler: Clone + Send + Sync + 'static {
-    /// What is known of a connection.
+    /// The client of a connection.
     type Peer: Send + Sync + 'static;
 
-    /// A connection was made; `certificates` is what the client showed, leaf first.
+    /// The client of a new connection. `certificates` are the client's, leaf first; empty without TLS.
     fn connected(&self, address: SocketAddr, certificates: &[CertificateDer<'static>]) -> Self::Peer;
 
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// [`Close`] when the deadline of the request passed.
     fn call(
         &self,
         peer: Arc<Self::Peer>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Body>, Close>> + Send;
 
-    /// The drain has started: answers that never end by themselves must end now.
+    /// Ends the answers that have no end, because the drain has started.
     fn draining(&self) {}
 }
 
-/// An address that is taken, but where nobody listens yet: clients are refused, at once, until it is served.
+/// A bound address without a listener: connections are refused at once until [`Bound::serve`].
 ///
-/// Listening early would be worse: MinIO's KES client has no timeout, and would hang without a word.
+/// Listening before an answer is possible would be worse: MinIO's KES client has no timeout, and would hang silently.
 pub struct Bound {
     socket: TcpSocket,
+    /// The bound address, with the port that the operating system chose for port 0.
     pub address: SocketAddr,
     /// The setting that names the address.
     setting: &'static str,
 }
 
-/// The TLS configuration of new connections; a change reaches the next one.
+/// The TLS configuration of new connections. A change reaches the next connection.
 pub type Tls = watch::Receiver<Arc<ServerConfig>>;
 
-/// Connections at once, where many come. One costs about 25 KiB with TLS, so all of them stay near 100 MiB.
-const MANY: usize = 4096;
-/// Connections at once, where few come: a kubelet, a Prometheus, a person.
+/// Connections of the API server at most. One costs about 25 KiB with TLS, so all of them stay near 100 MiB.
+const API_CONNECTIONS_MAX: usize = 4096;
+/// Connections at most of a server for a kubelet, a Prometheus and a person.
 pub const FEW: usize = 128;
-/// Descriptors that are left for everything else.
+/// Descriptors that connections leave free for files, Vault and other servers.
 const OTHER_DESCRIPTORS: usize = 64;
-/// Connections that may wait to be accepted.
+/// Connections that wait to be accepted, at most.
 const BACKLOG: u32 = 1024;
-/// Until the handshake is done.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Go's default for headers is 1 MiB; no client of KES sends more than a few hundred bytes.
-const MAX_HEADERS: u32 = 64 * 1024;
-/// Requests at once on one HTTP/2 connection: Go's own default for a server is 250.
-const MAX_STREAMS: u32 = 250;
-/// What an HTTP/2 client may send ahead of being read: enough for a data key, and little to hold for a stranger.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 256 * 1024;
-/// Streams that a client opened and reset before they were looked at ("rapid reset", CVE-2023-44487), and streams that we
-/// had to reset: more of either ends the connection.
-const RESET_STREAMS: usize = 20;
-const LOCAL_RESETS: usize = 100;
-/// A peer that stops answering pings is gone.
-const PING: Duration = Duration::from_secs(30);
-/// How much of a body that nobody wants is read all the same, and for how long.
-const DISCARDED: usize = 256 * 1024;
-const DISCARDING: Duration = Duration::from_secs(1);
-/// What a connection that must go may take to go by itself.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// The bound of a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of headers at most. Go's default is 1 MiB; no client of KES sends more than a few hundred bytes.
+const HEADER_BYTES_MAX: u32 = 64 * 1024;
+/// Requests at once on one HTTP/2 connection, as many as Go's default for a server.
+const STREAMS_MAX: u32 = 250;
+/// Unread bytes that an HTTP/2 client may send on one stream: enough for a data key, and little memory for a stranger.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// Unread bytes that an HTTP/2 client may send on one connection.
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// Streams that a client opens and resets before they are handled ("rapid reset", CVE-2023-44487); more of them end the
+/// connection.
+const CLIENT_RESETS_MAX: usize = 20;
+/// Streams that the server resets; more of them end the connection.
+const SERVER_RESETS_MAX: usize = 100;
+/// The interval of HTTP/2 pings, and the bound of an answer to a ping.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Bytes of an unwanted body that are read at most.
+const DISCARDED_BYTES_MAX: usize = 256 * 1024;
+/// The bound of reading an unwanted body.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+/// The bound of a connection's graceful shutdown.
+const GRACEFUL_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause after an accept that failed.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 // === impl Bound ===
 
 impl Bound {
+    /// Binds `address`, which `setting` names. `[::]` means IPv4 as well.
+    ///
+    /// # Errors
+    /// `cannot_bind` when the address is in use, or is none of this machine's.
     pub fn bind(address: SocketAddr, setting: &'static str) -> Result<Self, Finding> {
         let bind = |address: SocketAddr| -> io::Result<Self> {
             let bound = |address: SocketAddr| {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                 if address.is_ipv6() {
-                    // `[::]` is IPv4 as well, whatever the machine's default is: a cluster may have either, or both.
+                    // The machine's default may exclude IPv4 from `[::]`. A cluster may have IPv4, IPv6 or both.
                     rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
                 }
                 socket.set_reuseaddr(true)?;
                 socket.bind(address)?;
                 Ok::<_, io::Error>(socket)
             };
-            // Two sockets that may reuse an address can both be bound to it: listening tells whether it is taken.
+            // Two sockets with SO_REUSEADDR can be bound to one address. Only listening shows that the address is in use.
             drop(bound(address)?.listen(1)?);
             let socket = bound(address)?;
             let address = socket.local_addr()?;
             Ok(Self { socket, address, setting })
         };
         let bound = match bind(address) {
-            // Where IPv6 is off, all interfaces are those of IPv4.
+            // `[::]` cannot be bound where IPv6 is off. All interfaces are then those of IPv4.
             Err(error)
                 if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse =>
             {
@@ -133,8 +147,10 @@ impl Bound {
         bound.map_err(|error| cannot_bind(address, setting, &error))
     }
 
-    /// Serves until the drain starts; then finishes what is under way, `grace` long at most. `places` is for connections at
-    /// once, `listening` hears when clients are no longer refused.
+    /// Serves until the drain starts, and then finishes requests under way for `grace` at most.
+    ///
+    /// `places` is the number of connections at most. `listening` is called once connections are accepted. The result is
+    /// `Refused` with `cannot_bind` when another process listens on the address by then.
     pub async fn serve(
         self,
         tls: Option<Tls>,
@@ -146,7 +162,7 @@ impl Bound {
     ) -> Ended {
         let listener = match self.socket.listen(BACKLOG) {
             Ok(listener) => listener,
-            // Two that were bound to it at the same time both waited, and the other one was ready first.
+            // Two processes can bind one address; the other process listened first.
             Err(error) => return Ended::Refused(cannot_bind(self.address, self.setting, &error)),
         };
         listening();
@@ -167,10 +183,10 @@ impl Bound {
                 let (stream, address, slot) = match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        // Out of descriptors, or the client is gone already: the next accept may work.
+                        // Descriptors ran out, or the client has closed already. The next accept may work.
                         tracing::warn!("accepting a connection on {} failed: {error}", self.address);
                         budget.evict();
-                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
                         continue;
                     }
                 };
@@ -178,7 +194,7 @@ impl Bound {
                 connections.spawn(connection(stream, address, tls, handler, slot, drain.clone()));
             }
         }
-        // Whoever comes now must be refused, and can turn to another server: here it would wait for somebody to accept it.
+        // New connections are refused from here on, so that clients try another server at once.
         drop(listener);
         handler.draining();
         let finished = async { while connections.join_next().await.is_some() {} };
@@ -189,31 +205,34 @@ impl Bound {
     }
 }
 
-/// Why nobody can listen there.
+/// The finding for an address that cannot be bound.
 fn cannot_bind(address: SocketAddr, setting: &str, error: &io::Error) -> Finding {
     Cause::CannotBind
         .seen(format!("cannot listen on {address}: {error}"))
         .fix(format!("stop what listens there, or set {setting} to another address"))
 }
 
-/// Places where many come, as far as the descriptors allow, beside a server for few; the soft limit, which is low for the
-/// sake of programs that use `select`, is raised to the hard one, as Go does.
+/// The number of connections for the API server: 4096, or as many as the descriptors allow beside a server of [`FEW`], and
+/// 16 at least.
+///
+/// The soft limit of descriptors is raised to the hard limit, as Go does: the soft limit is low only for programs that use
+/// `select`.
 pub fn many() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
-    MANY.min(descriptors.saturating_sub(FEW + OTHER_DESCRIPTORS)).max(16)
+    API_CONNECTIONS_MAX.min(descriptors.saturating_sub(FEW + OTHER_DESCRIPTORS)).max(16)
 }
 
-/// The next connection, and room for it.
+/// The next connection, and a slot for the connection.
 async fn accept(
     listener: &TcpListener,
     budget: &Budget,
     number: u64,
 ) -> io::Result<(TcpStream, SocketAddr, Slot)> {
     let (stream, address) = listener.accept().await?;
-    // An IPv4 client of a socket for both is shown as what it is.
+    // A socket for both families shows an IPv4 address as a mapped IPv6 address.
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     Ok((stream, address, budget.slot(number).await))
 }
@@ -233,9 +252,9 @@ async fn connection(
     };
     let acceptor = tokio_rustls::TlsAcceptor::from(tls);
     let accepted = tokio::select! {
-        accepted = tokio::time::timeout(HANDSHAKE, handshake(stream, &acceptor)) => accepted,
+        accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &acceptor)) => accepted,
         () = slot.activity.evicted.notified() => return,
-        // Nothing was asked yet.
+        // No request is under way before the handshake ends.
         () = drain.started() => return,
     };
     let stream = match accepted {
@@ -243,7 +262,9 @@ async fn connection(
         Ok(Ok(None)) => return,
         Ok(Err(error)) => return tracing::info!("http: TLS handshake error from {address}: {error}"),
         Err(_) => {
-            return tracing::info!("http: TLS handshake error from {address}: none within {HANDSHAKE:?}");
+            return tracing::info!(
+                "http: TLS handshake error from {address}: none within {HANDSHAKE_TIMEOUT:?}"
+            );
         }
     };
     let session = stream.get_ref().1;
@@ -254,18 +275,19 @@ async fn connection(
     serve(stream, http1, peer, handler, &mut slot, drain).await;
 }
 
-/// The handshake; nothing when the client spoke plain HTTP and was told so, in KES's words.
+/// Makes the handshake. Plain HTTP is answered with KES's text, and gives nothing.
 async fn handshake(
     mut stream: TcpStream,
     acceptor: &tokio_rustls::TlsAcceptor,
 ) -> io::Result<Option<tokio_rustls::server::TlsStream<TcpStream>>> {
     const TLS_HANDSHAKE: u8 = 0x16;
-    const PLAIN: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    const ANSWER_TO_PLAIN_HTTP: &[u8] =
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
     let mut first = [0];
     match stream.peek(&mut first).await? {
         0 => Ok(None),
         _ if first[0].is_ascii_uppercase() => {
-            stream.write_all(PLAIN).await?;
+            stream.write_all(ANSWER_TO_PLAIN_HTTP).await?;
             stream.shutdown().await?;
             Ok(None)
         }
@@ -296,12 +318,12 @@ async fn serve<H: Handler>(
     let io = Watched { stream: TokioIo::new(stream), activity: slot.activity.clone() };
     if is_http1 {
         let mut builder = http1::Builder::new();
-        // Silence is `Activity`'s to judge: the builder's own limit would end idle connections as well.
+        // `Activity` bounds the time of headers: the builder's own limit would end idle connections as well.
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(None)
-            .max_buf_size(MAX_HEADERS as usize)
-            // A client that has said all it has to say is answered, as Go does.
+            .max_buf_size(HEADER_BYTES_MAX as usize)
+            // A client that has closed its sending half is still answered, as by Go's server.
             .half_close(true);
         let connection = pin!(builder.serve_connection(io, service));
         until_done(connection, http1::Connection::graceful_shutdown, true, slot, drain).await;
@@ -309,28 +331,29 @@ async fn serve<H: Handler>(
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEADERS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_pending_accept_reset_streams(RESET_STREAMS)
-            .max_local_error_reset_streams(LOCAL_RESETS)
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING);
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_pending_accept_reset_streams(CLIENT_RESETS_MAX)
+            .max_local_error_reset_streams(SERVER_RESETS_MAX)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL);
         let connection = pin!(builder.serve_connection(io, service));
         until_done(connection, http2::Connection::graceful_shutdown, false, slot, drain).await;
     }
 }
 
-/// Reads what is left of a request's body, as far as that takes little: a client that is refused while it still sends
-/// would see its stream reset, or its connection closed, in place of the answer.
+/// Reads the rest of a request's body, for 1 s and 256 KiB at most.
+///
+/// A client that is refused while sending would otherwise see a reset or a closed connection in place of the answer.
 pub async fn discard(request: &mut Request<Incoming>) {
     if request.headers().contains_key(header::EXPECT) {
         return;
     }
     let body = request.body_mut();
     let rest = async {
-        let mut left = DISCARDED;
+        let mut left = DISCARDED_BYTES_MAX;
         while let Some(Ok(frame)) = body.frame().await {
             let length = frame.data_ref().map_or(0, |data| data.len());
             left = match left.checked_sub(length) {
@@ -339,10 +362,10 @@ pub async fn discard(request: &mut Request<Incoming>) {
             };
         }
     };
-    let _ = tokio::time::timeout(DISCARDING, rest).await;
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
 }
 
-/// The answer to HEAD: the length that a GET would get, and nothing behind it.
+/// The answer to HEAD: the length of the answer to GET, without the body.
 fn without_body(mut answer: Response<Body>) -> Response<Body> {
     if let Some(length) = answer.body().size_hint().exact() {
         answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
@@ -351,43 +374,43 @@ fn without_body(mut answer: Response<Body>) -> Response<Body> {
     answer
 }
 
-/// Runs a connection until its end; ends it when it is overdue, or in the way, or everything drains.
+/// Runs a connection until its end. An overdue or evicted connection is ended, and so are all in a drain.
 async fn until_done<C: Future<Output = hyper::Result<()>>>(
     mut connection: std::pin::Pin<&mut C>,
-    say_goodbye: impl Fn(std::pin::Pin<&mut C>),
+    shut_down: impl Fn(std::pin::Pin<&mut C>),
     is_http1: bool,
     slot: &mut Slot,
     mut drain: Drain,
 ) {
-    let mut look = tokio::time::interval(HEADERS);
+    let mut checks = tokio::time::interval(HEADERS_TIMEOUT);
     let drains = loop {
         tokio::select! {
-            ended = connection.as_mut() => return said(ended),
+            ended = connection.as_mut() => return log_end(ended),
             () = drain.started() => break true,
-            // A request that came meanwhile is not cut: somebody else goes.
+            // A connection with a new request stays. The budget evicts another connection.
             () = slot.activity.evicted.notified() => {
                 if slot.activity.is_idle_for(Duration::ZERO) {
                     break false;
                 }
             }
-            _ = look.tick() => if slot.activity.is_overdue(is_http1) { break false },
+            _ = checks.tick() => if slot.activity.is_overdue(is_http1) { break false },
         }
     };
     if !drains && !slot.leave() {
         return;
     }
-    say_goodbye(connection.as_mut());
+    shut_down(connection.as_mut());
     loop {
-        match tokio::time::timeout(GOODBYE, connection.as_mut()).await {
-            Ok(ended) => return said(ended),
-            // Requests under way are finished; the server's grace is the limit.
-            Err(_) if drains && !slot.activity.is_idle_for(GOODBYE) => {}
+        match tokio::time::timeout(GRACEFUL_CLOSE_TIMEOUT, connection.as_mut()).await {
+            Ok(ended) => return log_end(ended),
+            // In a drain, requests under way are finished. The server's grace is their limit.
+            Err(_) if drains && !slot.activity.is_idle_for(GRACEFUL_CLOSE_TIMEOUT) => {}
             Err(_) => return,
         }
     }
 }
 
-fn said(ended: hyper::Result<()>) {
+fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!("a connection ended: {error}");
     }

@@ -1,7 +1,7 @@
 //! The KES API: what MinIO, `mc` and the `kes` CLI speak, served from the keyring.
 //!
-//! The order for each request is KES's: route, method, body limit, deadline, who the caller is and what it may, names,
-//! body, key, operation.
+//! A request is checked in KES's order: route, method, body limit, deadline, caller and policy, names, body, key,
+//! operation.
 
 pub mod audit;
 pub mod caller;
@@ -29,7 +29,7 @@ use rustls::pki_types::CertificateDer;
 use std::{net::SocketAddr, sync::Arc};
 use tokio::sync::watch;
 
-/// What the API is made of.
+/// The KES API as an HTTP handler. Clones are cheap and share everything.
 #[derive(Clone)]
 pub struct Server(Arc<Parts>);
 
@@ -42,30 +42,34 @@ struct Parts {
     metrics: Metrics,
 }
 
-/// What a request is answered from: one consistent set, replaced as a whole.
+/// The part of the API that a reload replaces, always as a whole. A request is answered from one `State`.
 #[derive(Clone)]
 pub struct State {
+    /// The keys, and the key store behind them.
     pub keyring: Keyring,
+    /// The policies, and the identities that have them.
     pub policies: Policies,
+    /// The operator's settings of each route.
     pub routes: routes::Settings,
 }
 
-/// What the operator decides once.
+/// The settings of the API that need a restart to change.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Keys may be deleted through the API.
+    /// Whether keys may be deleted through the API.
     pub allow_delete: bool,
+    /// The place that audit lines are written to.
     pub audit: audit::Output,
-    /// How long keys are used while they cannot be verified.
+    /// How long a key is used while verifying the key fails.
     pub limits: Limits,
-    /// A key that is lost from the store goes on sealing.
+    /// Whether a key that is lost from the store goes on sealing.
     pub seal_lost: bool,
-    /// Names that the API may make.
+    /// The names of keys that the API may create or import.
     pub makeable: policy::Makeable,
 }
 
 struct Metrics {
-    /// KES's own metric names: the page at `/v1/metrics`.
+    /// The page at `/v1/metrics`, with KES's metric names.
     page: Registry,
     success: IntCounterVec,
     error: IntCounterVec,
@@ -83,6 +87,7 @@ struct Metrics {
 // === impl Server ===
 
 impl Server {
+    /// An API that answers from the newest `state`. Metrics with keswarden's names go to `registry`.
     pub fn new(
         state: watch::Receiver<Arc<State>>,
         settings: Config,
@@ -121,9 +126,9 @@ impl Server {
             Some(timeout) => match tokio::time::timeout(timeout, handled).await {
                 Ok(handled) => handled,
                 Err(_) => {
-                    // Nothing is sent, as KES does; the operator is told all the same.
+                    // KES sends no answer after the deadline either. The audit trail has a line for the operator.
                     self.0.audit.late(&self.record(route, &decoded, peer, begun, 0), timeout);
-                    measure.late();
+                    measure.timed_out();
                     return Err(Close);
                 }
             },
@@ -141,7 +146,7 @@ impl Server {
         Ok(response)
     }
 
-    /// Writes down why, and says what KES says.
+    /// Audits the refusal and answers with KES's text.
     fn refuse(
         &self,
         route: &Route,
@@ -167,9 +172,11 @@ impl Server {
     }
 }
 
-/// A connection: where from, and who.
+/// The client of a connection.
 pub struct Peer {
+    /// The client's address and port.
     pub address: SocketAddr,
+    /// The identity that the client's certificates give.
     pub caller: Caller,
 }
 
@@ -191,7 +198,7 @@ impl Handler for Server {
     }
 }
 
-/// A JSON answer: compact, and a line end, as KES sends it.
+/// A JSON answer. `text` is compact and ends with a line end, as in KES.
 fn json(text: String) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
@@ -206,7 +213,7 @@ fn empty() -> Response<Body> {
 
 // === impl Metrics ===
 
-/// One request under way.
+/// The measurement of one request under way.
 struct Measure<'a> {
     metrics: Option<&'a Metrics>,
     operation: Option<&'static str>,
@@ -273,7 +280,7 @@ impl Metrics {
             .page
             .int_gauge("kes_system_num_cpu_used", "The number of logical CPUs usable by the server.")
             .set(cpus);
-        // The allocator keeps no count of what it gave out.
+        // The allocator keeps no count of objects.
         metrics.page.int_gauge("kes_system_mem_heap_objects", "Not counted by this server: always 0.").set(0);
         for operation in routes::CRYPTO {
             for outcome in ["ok", "refused", "failed"] {
@@ -302,8 +309,8 @@ impl Metrics {
 }
 
 impl Measure<'_> {
-    /// Its deadline passed: to whoever waited that is a gateway that timed out.
-    fn late(&self) {
+    /// Counts a request whose deadline passed as 504, which is what the deadline means to the client.
+    fn timed_out(&self) {
         self.done(504);
     }
 
@@ -333,22 +340,22 @@ impl Drop for Measure<'_> {
     }
 }
 
-/// The three digits of a status, without allocating.
+/// The three digits of a status. Nothing is allocated.
 fn code(status: u16, digits: &mut [u8; 3]) -> &str {
     *digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8);
     std::str::from_utf8(digits).expect("digits must be text")
 }
 
-/// A number of the kernel's record of this process, 0 where there is none.
+/// A number from `/proc/self/status`; 0 where the file or the line is missing.
 fn process_status(name: &str) -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// What the process holds in memory, as the kernel counts it.
+/// The resident memory of the process in bytes, from `/proc/self/statm`; 0 where the file is missing.
 fn resident_bytes() -> u64 {
-    const PAGE: u64 = 4096;
+    const PAGE_BYTES: u64 = 4096;
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * PAGE
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * PAGE_BYTES
 }

@@ -1,4 +1,4 @@
-//! The process's memory, which holds keys: kept out of core dumps, of other processes' reach, and of swap.
+//! The protection of memory that holds keys: from core dumps, from other processes, and from swap.
 
 use region::LockGuard;
 use rustix::{
@@ -10,45 +10,46 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// A value on pages of its own, which are never written to swap as far as the limit allows; it is dropped before they are let go.
+/// A value on pages of its own, which are locked, as far as the limit allows, and so never written to swap. The value is
+/// dropped before the pages are unlocked.
 pub struct Locked<T> {
     value: Box<Pages<Option<T>>>,
     lock: Option<LockGuard>,
 }
 
-/// The size of a page on x86-64; larger pages are locked as a whole.
+/// A value aligned to a page of x86-64. Larger pages are locked as a whole.
 #[repr(align(4096))]
 struct Pages<T>(T);
 
-/// Everything is locked already: to lock a part, and to let it go, would let go of that part.
-static EVERYTHING: AtomicBool = AtomicBool::new(false);
-/// The limit was reached, and that was said.
-static TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether all memory is locked. Keys are not locked again then, because unlocking a key would unlock its page.
+static ALL_LOCKED: AtomicBool = AtomicBool::new(false);
+/// Whether the warning about the limit was logged.
+static WARNED: AtomicBool = AtomicBool::new(false);
 
-/// How well memory is kept.
+/// The protection from swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// None of it is ever written to swap.
+    /// All memory is locked.
     Yes,
-    /// The limit is too small to lock everything, which would make later allocations fail: only keys are locked.
+    /// Only keys are locked: with this limit, locking all memory would make later allocations fail.
     KeysOnly {
-        /// Bytes.
+        /// RLIMIT_MEMLOCK in bytes.
         limit: u64,
     },
-    /// The kernel would not.
+    /// The kernel refused to lock memory, with this errno.
     Refused(i32),
 }
 
-/// No core dumps, nobody attaches, and nothing goes to swap where the limit allows that.
+/// Forbids core dumps and debuggers, and locks all memory where RLIMIT_MEMLOCK is unlimited.
 pub fn protect() -> Kept {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, none);
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     match getrlimit(Resource::Memlock).current {
-        // Pages are locked as they are touched: what is only reserved costs nothing.
+        // ONFAULT locks a page at its first use, so reserved memory costs nothing.
         None => match mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
             Ok(()) => {
-                EVERYTHING.store(true, Ordering::Relaxed);
+                ALL_LOCKED.store(true, Ordering::Relaxed);
                 Kept::Yes
             }
             Err(error) => Kept::Refused(error.raw_os_error()),
@@ -60,21 +61,22 @@ pub fn protect() -> Kept {
 // === impl Locked ===
 
 impl<T> Locked<T> {
+    /// Moves a value to locked pages. Where the limit forbids the lock, one warning is logged for all values.
     pub fn new(value: T) -> Self {
-        // The pages come first, empty: a value that is moved within pages leaves a copy on the stack, where their alignment keeps
-        // later calls from writing over it.
+        // The pages are allocated empty. Moving a value inside `Pages` would leave a copy on the stack, and the alignment would
+        // keep later calls from overwriting the copy.
         let mut pages = Box::new(Pages(None));
-        let lock = match EVERYTHING.load(Ordering::Relaxed) {
+        let lock = match ALL_LOCKED.load(Ordering::Relaxed) {
             true => None,
-            false => region::lock(&raw const *pages, size_of::<Pages<Option<T>>>()).map_err(tell).ok(),
+            false => region::lock(&raw const *pages, size_of::<Pages<Option<T>>>()).map_err(warn_once).ok(),
         };
         pages.0 = Some(value);
         Self { value: pages, lock }
     }
 }
 
-fn tell(error: region::Error) {
-    if !TOLD.swap(true, Ordering::Relaxed) {
+fn warn_once(error: region::Error) {
+    if !WARNED.swap(true, Ordering::Relaxed) {
         tracing::warn!(
             "not every key is locked in memory, some may be written to swap: {error} (raise LimitMEMLOCK, or use no swap)"
         );
@@ -91,7 +93,7 @@ impl<T> Deref for Locked<T> {
 
 impl<T> Drop for Locked<T> {
     fn drop(&mut self) {
-        // It wipes itself while the pages are locked; they are let go before anybody else is given them.
+        // The value wipes itself while the pages are locked. The pages are unlocked before the allocator gets them back.
         self.value.0 = None;
         self.lock = None;
     }
@@ -100,7 +102,7 @@ impl<T> Drop for Locked<T> {
 // === impl Kept ===
 
 impl Kept {
-    /// Says so in the log.
+    /// Logs the protection.
     pub fn say(self) {
         match self {
             Self::Yes => tracing::info!("memory is locked: keys are never written to swap"),

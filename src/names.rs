@@ -4,34 +4,42 @@
 
 use std::{fmt, sync::Arc};
 
-/// A valid name: safe in a URL path, a file name and a Vault path.
+/// A valid name, safe in a URL path, a file name and a Vault path. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Arc<str>);
 
-/// The text is no valid name.
+/// The error of a text that is no valid name. The message shows 80 escaped characters at most.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "'{0}' is empty, too long or contains invalid characters (1-80 of 0-9 A-Z a-z - _, no - at either end)"
 )]
 pub struct InvalidName(String);
 
-/// What a list request asks for.
+/// The pattern of a list request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pattern {
+    /// Every name.
     All,
+    /// Names with this prefix.
     Prefix(String),
 }
 
-const MAX: usize = 80;
+/// Bytes of a name or pattern at most.
+const NAME_BYTES_MAX: usize = 80;
 
 // === impl Name ===
 
 impl Name {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// When the text is empty, too long, or outside the alphabet.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
-        let valid = !text.is_empty() && text.len() <= MAX && within_alphabet(text);
+        let valid = !text.is_empty() && text.len() <= NAME_BYTES_MAX && within_alphabet(text);
         if valid { Ok(Self(text.into())) } else { Err(InvalidName(shown(text))) }
     }
 
+    /// The text of the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -52,16 +60,17 @@ impl std::borrow::Borrow<str> for Name {
 // === impl Pattern ===
 
 impl Pattern {
-    /// `*` and the empty text mean all; a trailing `*` stands for any ending.
+    /// Reads a pattern. `*` and the empty text mean all names. A prefix may end with `*`. Nothing for an invalid pattern.
     pub fn parse(text: &str) -> Option<Self> {
         if text.is_empty() || text == "*" {
             return Some(Self::All);
         }
         let prefix = text.strip_suffix('*').unwrap_or(text);
         let inner = within_alphabet_of_pattern(text, prefix);
-        (text.len() <= MAX && inner).then(|| Self::Prefix(prefix.to_owned()))
+        (text.len() <= NAME_BYTES_MAX && inner).then(|| Self::Prefix(prefix.to_owned()))
     }
 
+    /// Whether the pattern matches a name.
     pub fn matches(&self, name: &str) -> bool {
         match self {
             Self::All => true,
@@ -74,7 +83,8 @@ fn within_alphabet(text: &str) -> bool {
     text.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-') && text != "_"
 }
 
-/// The ends of a pattern are those of its whole text, so `key-*` is valid and `key-` is not.
+/// Whether a pattern is within the alphabet. The rule for `-` at the ends is for the whole text, so `key-*` is valid and
+/// `key-` is not.
 fn within_alphabet_of_pattern(text: &str, prefix: &str) -> bool {
     prefix.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-') && text != "_"
 }
@@ -83,7 +93,7 @@ fn allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
-/// What may be shown of a text that a stranger sent.
+/// The part of a stranger's text that a message shows.
 fn shown(text: &str) -> String {
-    text.chars().take(MAX).flat_map(char::escape_default).collect()
+    text.chars().take(NAME_BYTES_MAX).flat_map(char::escape_default).collect()
 }

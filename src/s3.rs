@@ -1,4 +1,4 @@
-//! The few S3 calls that bucket defaults need: list the buckets, read and set a bucket's default encryption.
+//! The S3 calls that bucket defaults need: list the buckets, read and set a bucket's default encryption.
 
 use crate::{
     clock::Clock,
@@ -17,14 +17,16 @@ use std::{
     time::Duration,
 };
 
-/// Where MinIO is, and as whom to call it.
+/// The address of a MinIO, and the credentials for requests.
 #[derive(Clone)]
 pub struct Config {
     /// `http://host:port` or `https://host:port`, without a path.
     pub endpoint: String,
+    /// The access key of requests.
     pub access_key: Arc<Secret>,
+    /// The secret key that signs requests.
     pub secret_key: Arc<Secret>,
-    /// File or directory of PEM certificates; the system's roots when absent.
+    /// A file or directory of PEM certificates; the system's roots when absent.
     pub ca: Option<PathBuf>,
     /// The bound of one request.
     pub timeout: Duration,
@@ -37,22 +39,39 @@ pub struct Client {
     clock: Clock,
 }
 
-/// What a bucket's objects are sealed with when the client says nothing.
+/// The default encryption of a bucket's objects, for requests that name none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sse {
-    /// SSE-S3: MinIO's default key.
+    /// SSE-S3, with MinIO's default key.
     S3,
-    /// SSE-KMS with this key.
+    /// SSE-KMS with the key of this name.
     Kms(String),
 }
 
-/// Why a call failed.
+/// The failure of a call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// MinIO gave no answer, or an answer that cannot be read.
     #[error("MinIO {endpoint} cannot be reached: {words}")]
-    Unreachable { endpoint: String, words: String },
+    Unreachable {
+        /// The endpoint of [`Config`].
+        endpoint: String,
+        /// The failure, for people.
+        words: String,
+    },
+    /// MinIO answered an error, or a body that is not S3's.
     #[error("MinIO answered {status} {code} to {what}: {message}")]
-    Refused { what: String, status: u16, code: String, message: String },
+    Refused {
+        /// The request, for people.
+        what: String,
+        /// The HTTP status.
+        status: u16,
+        /// S3's code; empty when the answer has none.
+        code: String,
+        /// S3's message; empty when the answer has none.
+        message: String,
+    },
+    /// The settings give no client or no request.
     #[error("the client for MinIO cannot be set up: {0}")]
     Setup(String),
 }
@@ -107,28 +126,40 @@ struct Answer {
     body: String,
 }
 
-/// MinIO puts this in front of a key's name in places, and takes it off again.
-const ARN: &str = "arn:aws:kms:";
+/// The prefix that MinIO adds to the names of keys in some answers.
+const KEY_ARN_PREFIX: &str = "arn:aws:kms:";
+/// The region of signatures.
 const REGION: &str = "us-east-1";
-/// A longer answer is none of MinIO's: ten thousand buckets take a quarter of it.
-const MAX_ANSWER: usize = 4 * 1024 * 1024;
+/// Bytes of an answer at most. Ten thousand buckets take a quarter of this.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 // === impl Client ===
 
 impl Client {
+    /// A client for the MinIO of `config`. No request is sent.
+    ///
+    /// # Errors
+    /// `Setup` when the certificates cannot be read.
     pub fn new(config: Config, clock: Clock) -> Result<Self, Error> {
         let http = connect(config.ca.as_deref(), config.timeout)?;
         Ok(Self { http, config, clock })
     }
 
     /// The names of all buckets.
+    ///
+    /// # Errors
+    /// `Unreachable` without a readable answer, `Refused` when MinIO answers an error, `Setup` when the request cannot be
+    /// signed.
     pub async fn buckets(&self) -> Result<Vec<String>, Error> {
         let answer = self.call("GET", "/", "", "").await?;
         let listed: Buckets = parse("the list of buckets", &answer)?;
         Ok(listed.buckets.bucket.into_iter().map(|bucket| bucket.name).collect())
     }
 
-    /// The bucket's default encryption; nothing when it has none.
+    /// The bucket's default encryption; nothing when the bucket has none, or one that is neither SSE-S3 nor SSE-KMS.
+    ///
+    /// # Errors
+    /// As [`Client::buckets`].
     pub async fn encryption(&self, bucket: &str) -> Result<Option<Sse>, Error> {
         let answer = self.call("GET", &format!("/{bucket}"), "encryption=", "").await?;
         if answer.status == 404 && failure(&answer).code == "ServerSideEncryptionConfigurationNotFoundError" {
@@ -140,7 +171,7 @@ impl Client {
         Ok(by_default.and_then(|found| match (found.algorithm.as_deref(), found.key) {
             (Some("aws:kms"), key) => {
                 let key = key.unwrap_or_default();
-                Some(Sse::Kms(key.strip_prefix(ARN).unwrap_or(&key).to_owned()))
+                Some(Sse::Kms(key.strip_prefix(KEY_ARN_PREFIX).unwrap_or(&key).to_owned()))
             }
             (Some("AES256"), _) => Some(Sse::S3),
             _ => None,
@@ -148,6 +179,9 @@ impl Client {
     }
 
     /// Sets the bucket's default encryption.
+    ///
+    /// # Errors
+    /// As [`Client::buckets`].
     pub async fn set_encryption(&self, bucket: &str, sse: &Sse) -> Result<(), Error> {
         let rule = match sse {
             Sse::S3 => "<SSEAlgorithm>AES256</SSEAlgorithm>".to_owned(),
@@ -202,7 +236,12 @@ impl Client {
     }
 }
 
-/// What a health probe of MinIO's says, which asks for no credentials; the KMS's errors are told there and nowhere else.
+/// Calls a health probe of MinIO, without credentials, and returns the answer for people. Only the probes show errors of
+/// the KMS.
+///
+/// # Errors
+/// `Unreachable` without a readable answer, `Refused` when the status is not 200, `Setup` when the certificates of `ca`
+/// cannot be read.
 pub async fn probe(
     endpoint: &str,
     ca: Option<&Path>,
@@ -222,12 +261,12 @@ pub async fn probe(
     }
 }
 
-/// The body, as it comes, and no more of it than there may be.
+/// Reads a body of 4 MiB at most.
 async fn text(endpoint: &str, mut answer: reqwest::Response) -> Result<String, Error> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(endpoint, &error))? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            let words = format!("its answer is longer than {MAX_ANSWER} bytes");
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            let words = format!("its answer is longer than {ANSWER_BYTES_MAX} bytes");
             return Err(Error::Unreachable { endpoint: endpoint.to_owned(), words });
         }
         body.extend_from_slice(&chunk);
@@ -257,7 +296,7 @@ fn unreachable(endpoint: &str, error: &reqwest::Error) -> Error {
     Error::Unreachable { endpoint: endpoint.to_owned(), words }
 }
 
-/// S3 wants the hash of the body in a header, and the path as it is.
+/// The settings of S3 signatures: the hash of the body is in a header, and the path is signed unchanged.
 fn settings() -> SigningSettings {
     use aws_sigv4::http_request::{PayloadChecksumKind, PercentEncodingMode, UriPathNormalizationMode};
     let mut settings = SigningSettings::default();
@@ -307,13 +346,13 @@ mod tests {
             let (mut stream, _) = listener.accept().expect("somebody must ask");
             assert!(stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0));
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("somebody must listen");
-            // Until nobody reads any more.
+            // The write fails once the connection is closed.
             while stream.write_all(&[b'x'; 65536]).is_ok() {}
         });
         let probed = probe(&endpoint, Some(&run_dir.path("ca.crt")), "/", Duration::from_secs(60)).await;
         let error = probed.expect_err("it must be refused").to_string();
         assert!(error.contains("longer than 4194304 bytes"), "{error}");
-        // Whoever closes the connection is on this thread.
+        // The runtime of this thread closes the connection, so the wait is on another thread.
         let closed = tokio::task::spawn_blocking(move || minio.join()).await;
         closed.expect("it must be waited for").expect("the connection must be closed");
     }

@@ -1,4 +1,4 @@
-//! Secret text and bytes: no `Debug`, no `Clone`, no `Serialize`, wiped on drop, compared in constant time.
+//! Secret text and bytes, without `Debug`, `Clone` or `Serialize`, wiped on drop, and compared in constant time.
 
 use std::{fs::File, io::Read, path::Path};
 use subtle::ConstantTimeEq;
@@ -8,50 +8,64 @@ use zeroize::Zeroizing;
 #[derive(Default)]
 pub struct Secret(Zeroizing<String>);
 
-/// 32 secret bytes: a key.
+/// The 32 secret bytes of a key.
 pub type Bytes32 = Zeroizing<[u8; 32]>;
 
-/// Why a secret file was not used. Never holds what the file said.
+/// The reason that a secret file is not used. No variant has text of the file; each has the path.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
+    /// The file cannot be read.
     #[error("cannot read {path}: {source}")]
-    Read { path: String, source: std::io::Error },
+    Read {
+        /// The path.
+        path: String,
+        /// The failure.
+        source: std::io::Error,
+    },
+    /// The file has nothing but line ends and blanks.
     #[error("{0} is empty")]
     Empty(String),
+    /// The file is larger than 64 KiB.
     #[error("{0} is larger than 64 KiB, which no secret is: is it the right file?")]
     TooLarge(String),
+    /// The file has bytes that are not UTF-8, or control characters.
     #[error("{0} is not text: it holds bytes that are not UTF-8, or control characters")]
     NotText(String),
 }
 
-const MAX_FILE: u64 = 64 * 1024;
+/// Bytes of a secret file at most.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 // === impl Secret ===
 
 impl Secret {
+    /// A secret that owns `text`.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The text itself; the caller must not let it reach a log, an error or a metric.
+    /// The text, which the caller keeps out of logs, errors and metrics.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Equal in constant time, apart from the length.
+    /// Whether both texts are equal, compared in constant time. Only the length shows.
     pub fn same(&self, other: &Secret) -> bool {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
     }
 
-    /// Reads a secret from a file. A byte order mark, and line ends and blanks around the text, are
-    /// dropped: editors and `echo` put them there.
+    /// Reads a secret from a file. A byte order mark, and line ends and blanks around the text, are dropped, because
+    /// editors and `echo` add them.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is empty, is larger than 64 KiB, or is not text of one line.
     pub fn read(path: &Path) -> Result<Self, FileError> {
         let name = || path.display().to_string();
         let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
         File::open(path)
-            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
             .map_err(|source| FileError::Read { path: name(), source })?;
-        if bytes.len() as u64 > MAX_FILE {
+        if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(FileError::TooLarge(name()));
         }
         let text = std::str::from_utf8(&bytes).map_err(|_| FileError::NotText(name()))?;
@@ -66,7 +80,7 @@ impl Secret {
     }
 }
 
-/// Equal in constant time.
+/// Whether both are equal, compared in constant time.
 pub fn same32(one: &[u8; 32], other: &[u8; 32]) -> bool {
     one.ct_eq(other).into()
 }
@@ -74,7 +88,7 @@ pub fn same32(one: &[u8; 32], other: &[u8; 32]) -> bool {
 /// Fills `buffer` from the operating system's generator.
 ///
 /// # Panics
-/// When the operating system has no randomness to give: no key may be made then.
+/// When the operating system gives no randomness, because no key may be made then.
 pub fn fill_random(buffer: &mut [u8]) {
     getrandom::fill(buffer).expect("the operating system must give randomness");
 }

@@ -1,29 +1,29 @@
-//! How the process ends: a drain that everybody hears of, signals that start it, tasks that are all joined.
+//! The end of the process: a drain that every part observes, the signals that start the drain, and tasks that are joined.
 
 use crate::cause::Finding;
 use std::future::Future;
 use tokio::{sync::watch, task::JoinSet};
 
-/// Starts the drain. Cheap to clone.
+/// The side that starts the drain. Cheap to clone.
 #[derive(Clone)]
 pub struct Trigger(watch::Sender<bool>);
 
-/// Hears of the drain. Cheap to clone.
+/// The side that observes the drain. Cheap to clone.
 #[derive(Clone)]
 pub struct Drain(watch::Receiver<bool>);
 
-/// How a long-running part ended.
+/// The end of a long-running part.
 #[derive(Debug)]
 pub enum Ended {
-    /// It was told to drain, and did.
+    /// The part ended because of the drain.
     Drained,
-    /// It could not begin; the finding says what to do about it.
+    /// The part could not begin, for the cause of the finding.
     Refused(Finding),
-    /// It could not go on; the text says why.
+    /// The part could not go on, for the reason in the text.
     Failed(String),
 }
 
-/// A trigger and what listens to it.
+/// Both sides of a drain.
 pub fn channel() -> (Trigger, Drain) {
     let (sender, receiver) = watch::channel(false);
     (Trigger(sender), Drain(receiver))
@@ -32,6 +32,7 @@ pub fn channel() -> (Trigger, Drain) {
 // === impl Trigger ===
 
 impl Trigger {
+    /// Starts the drain. Later calls change nothing.
     pub fn drain(&self) {
         self.0.send_replace(true);
     }
@@ -40,11 +41,12 @@ impl Trigger {
 // === impl Drain ===
 
 impl Drain {
-    /// Ends when the drain has started, or nobody is left who could start it.
+    /// Waits until the drain has started, or every [`Trigger`] is dropped.
     pub async fn started(&mut self) {
         let _ = self.0.wait_for(|draining| *draining).await;
     }
 
+    /// Whether the drain has started.
     pub fn has_started(&self) -> bool {
         *self.0.borrow()
     }
@@ -59,22 +61,26 @@ impl Drain {
     }
 }
 
-/// Tasks that are joined: the first that ends, or panics, is seen.
+/// Tasks that are joined, so that the first end or panic is noticed.
 #[derive(Default)]
 pub struct Tasks(JoinSet<(&'static str, Ended)>);
 
 // === impl Tasks ===
 
 impl Tasks {
+    /// No tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Starts a task.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = Ended> + Send + 'static) {
         self.0.spawn(async move { (name, task.await) });
     }
 
-    /// The next task that ends, with its name; nothing when none is left.
+    /// Waits for the next end of a task, and returns the task's name; nothing when no task is left.
+    ///
+    /// A task that panicked or was cancelled is `Failed`, under the name `task`.
     pub async fn next(&mut self) -> Option<(&'static str, Ended)> {
         match self.0.join_next().await? {
             Ok(ended) => Some(ended),
@@ -83,21 +89,23 @@ impl Tasks {
         }
     }
 
-    /// How many have not ended.
+    /// The number of tasks whose end [`Tasks::next`] has not returned.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Whether no task is left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Cancels every task.
     pub fn abort_all(&mut self) {
         self.0.abort_all();
     }
 }
 
-/// Ends at the first SIGTERM or SIGINT after it was made; names it.
+/// The signals SIGTERM and SIGINT.
 pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -106,11 +114,16 @@ pub struct Signals {
 // === impl Signals ===
 
 impl Signals {
+    /// Takes the signals over from here on.
+    ///
+    /// # Errors
+    /// When the operating system takes no handler.
     pub fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
+    /// Waits for a signal, and returns the signal's name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -119,17 +132,22 @@ impl Signals {
     }
 }
 
-/// Ends at each SIGHUP after it was made: read the configuration again.
+/// The signal SIGHUP, which asks for a reload.
 pub struct Hangups(tokio::signal::unix::Signal);
 
 // === impl Hangups ===
 
 impl Hangups {
+    /// Takes the signal over from here on.
+    ///
+    /// # Errors
+    /// When the operating system takes no handler.
     pub fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self(signal(SignalKind::hangup())?))
     }
 
+    /// Waits for a signal.
     pub async fn next(&mut self) {
         self.0.recv().await;
     }

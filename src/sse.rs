@@ -1,7 +1,7 @@
-//! Bucket defaults: every bucket without a default encryption gets the one that the operator wants, within seconds.
+//! Bucket defaults: every bucket without a default encryption gets the operator's, within seconds.
 //!
-//! All buckets are listed at a short interval, since MinIO's events are lossy and late; a bucket that was found in order is
-//! looked at again only at a longer one.
+//! All buckets are listed at a short interval, because MinIO's events are lossy and late. A checked bucket is checked
+//! again after a longer interval.
 
 pub mod policy;
 
@@ -16,26 +16,29 @@ use policy::Verdict;
 use prometheus::{Histogram, IntCounterVec, IntGaugeVec};
 use std::{collections::HashMap, time::Duration};
 
-/// What is wanted, and how often to look.
+/// The settings of bucket defaults.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The default encryption for buckets that have none.
     pub wanted: Sse,
+    /// The interval of listing buckets.
     pub interval: Duration,
 }
 
-/// Looks and sets until the drain.
+/// The task that checks and sets bucket defaults until the drain.
 pub struct Enforcer {
     client: Client,
     config: Config,
     clock: Clock,
     health: Health,
     metrics: Metrics,
-    seen: HashMap<String, Seen>,
-    /// The last trouble that was logged, so that a long outage is one line, not one every two seconds.
+    checked: HashMap<String, Checked>,
+    /// The last error that was logged, so that a long outage is one line and not one per interval.
     trouble: Option<String>,
 }
 
-struct Seen {
+/// The last check of a bucket.
+struct Checked {
     state: &'static str,
     at: Instant,
 }
@@ -46,12 +49,13 @@ struct Metrics {
     reaction: Histogram,
 }
 
-/// How long a bucket that is in order is not looked at again.
-const TRUST: Duration = Duration::from_secs(60);
+/// The time between two checks of a bucket.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 // === impl Enforcer ===
 
 impl Enforcer {
+    /// A task that checks nothing before [`Enforcer::run`].
     pub fn new(client: Client, config: Config, registry: &Registry, health: Health, clock: Clock) -> Self {
         Self {
             client,
@@ -59,11 +63,12 @@ impl Enforcer {
             clock,
             health,
             metrics: Metrics::new(registry),
-            seen: HashMap::new(),
+            checked: HashMap::new(),
             trouble: None,
         }
     }
 
+    /// Checks and sets until the drain. Errors are logged, and tried again after the interval.
     pub async fn run(mut self, mut drain: Drain) -> Ended {
         loop {
             let round = self.round();
@@ -80,29 +85,29 @@ impl Enforcer {
 
     async fn round(&mut self) -> Result<(), Error> {
         let names = self.client.buckets().await?;
-        self.seen.retain(|name, _| names.contains(name));
+        self.checked.retain(|name, _| names.contains(name));
         let mut trouble = Ok(());
         for name in names {
             let now = self.clock.now();
-            let settled = self.seen.get(&name).is_some_and(|seen| now - seen.at < TRUST);
+            let settled = self.checked.get(&name).is_some_and(|checked| now - checked.at < RECHECK_INTERVAL);
             if settled {
                 continue;
             }
-            let first = !self.seen.contains_key(&name);
-            // One bucket that cannot be looked after is no reason to leave the others alone.
-            match self.look_at(&name, first).await {
-                Ok(state) => drop(self.seen.insert(name, Seen { state, at: now })),
+            let first = !self.checked.contains_key(&name);
+            // An error of one bucket does not stop the check of the others.
+            match self.check(&name, first).await {
+                Ok(state) => drop(self.checked.insert(name, Checked { state, at: now })),
                 Err(error) => trouble = Err(error),
             }
         }
         for state in policy::STATES {
-            let count = self.seen.values().filter(|seen| seen.state == state).count();
+            let count = self.checked.values().filter(|checked| checked.state == state).count();
             self.metrics.buckets.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         trouble
     }
 
-    async fn look_at(&self, bucket: &str, first: bool) -> Result<&'static str, Error> {
+    async fn check(&self, bucket: &str, first: bool) -> Result<&'static str, Error> {
         let started = self.clock.now();
         let current = self.client.encryption(bucket).await?;
         let verdict = policy::decide(current.as_ref(), &self.config.wanted);
@@ -123,14 +128,14 @@ impl Enforcer {
 
     fn report(&mut self, trouble: Option<String>) {
         let note = match &trouble {
-            None => serde_json::json!({ "buckets": self.seen.len() }),
-            Some(trouble) => serde_json::json!({ "buckets": self.seen.len(), "trouble": trouble }),
+            None => serde_json::json!({ "buckets": self.checked.len() }),
+            Some(trouble) => serde_json::json!({ "buckets": self.checked.len(), "trouble": trouble }),
         };
         self.health.note("bucket_defaults", note);
         if trouble != self.trouble {
             match &trouble {
                 Some(trouble) => tracing::warn!("bucket defaults cannot be looked after: {trouble}"),
-                None => tracing::info!(buckets = self.seen.len(), "bucket defaults are looked after"),
+                None => tracing::info!(buckets = self.checked.len(), "bucket defaults are looked after"),
             }
         }
         self.trouble = trouble;

@@ -1,7 +1,7 @@
-//! Logs: text or JSON lines on stderr, of this crate only, so that no foreign crate ever prints what it saw.
+//! Logs: text or JSON lines on stderr. Only lines of this crate are printed, so that no other crate prints secrets.
 //!
-//! A thread of its own writes them, in their order: a reader that has stopped reading costs lines, of which a later line tells,
-//! and never holds up anybody.
+//! One thread writes the lines in their order. A reader that stops reading loses lines and never blocks the process; a
+//! later line has the number of lost lines.
 
 use std::{
     io::{self, Write},
@@ -21,11 +21,13 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
+    /// Text.
     #[default]
     Text,
+    /// One JSON object per line.
     Json,
 }
 
@@ -33,44 +35,44 @@ pub enum Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level(LevelFilter);
 
-/// Changes the level of the lines that are printed.
+/// The handle that changes the level.
 type Handle = reload::Handle<Targets, Registry>;
 
 static HANDLE: OnceLock<Handle> = OnceLock::new();
 
-/// Log lines on their way to stderr; nothing where there is no thread for them.
+/// The thread of log lines; `None` inside when the thread could not be started.
 static LINES: OnceLock<Option<Lines>> = OnceLock::new();
-/// Log lines that found no room.
+/// The number of log lines that were dropped, because too many were waiting.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// A thread that writes lines: what it waits for, nobody else does.
+/// A thread that writes lines, so that a slow reader delays no other thread.
 pub struct Lines {
-    /// Gone once the last line is on its way.
+    /// The sender; absent after the last line.
     lines: Mutex<Option<SyncSender<Vec<u8>>>>,
     ended: Mutex<Receiver<()>>,
 }
 
-/// Held by `main`: what was logged last is written before the process ends, after a panic too.
+/// A value of `main`, whose drop writes the waiting log lines, after a panic too.
 pub struct LastWords;
 
-/// Where a log line is handed over.
+/// The writer that hands log lines to the thread.
 struct Stderr;
 
-/// Lines that may wait to be written.
-const WAITING: usize = 4096;
-/// How long the last lines may take when everything ends.
-const LAST: Duration = Duration::from_secs(1);
+/// Lines that wait to be written, at most.
+const WAITING_LINES_MAX: usize = 4096;
+/// The bound of writing the last lines when the process ends.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
 // === impl Lines ===
 
 impl Lines {
-    /// `write` is given a line at a time; `caught_up` hears whenever none waits.
+    /// Starts a thread that calls `write` for each line, and `caught_up` whenever no line waits.
     fn start(
         name: &str,
         mut write: impl FnMut(&[u8]) + Send + 'static,
         mut caught_up: impl FnMut() + Send + 'static,
     ) -> io::Result<Self> {
-        let (lines, waiting) = sync_channel::<Vec<u8>>(WAITING);
+        let (lines, waiting) = sync_channel::<Vec<u8>>(WAITING_LINES_MAX);
         let (end, ended) = sync_channel(1);
         let work = move || {
             loop {
@@ -91,7 +93,10 @@ impl Lines {
         Ok(Self { lines: Mutex::new(Some(lines)), ended: Mutex::new(ended) })
     }
 
-    /// Lines for standard output.
+    /// Lines for stdout, by a thread called `name`.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
     pub fn to_stdout(name: &str) -> io::Result<Self> {
         let write = |line: &[u8]| {
             let mut out = io::stdout().lock();
@@ -101,7 +106,10 @@ impl Lines {
         Self::start(name, write, || {})
     }
 
-    /// It is on its way, unless too many wait already, or the last one was sent.
+    /// Hands a line to the thread, without waiting.
+    ///
+    /// # Errors
+    /// `Full` when 4096 lines wait already, `Disconnected` after the last line.
     pub fn send(&self, line: Vec<u8>) -> Result<(), TrySendError<Vec<u8>>> {
         match &*lock(&self.lines) {
             Some(lines) => lines.try_send(line),
@@ -109,12 +117,12 @@ impl Lines {
         }
     }
 
-    /// No line follows: waits until all are written, but not for long.
+    /// Ends the thread, and waits up to 1 s until all lines are written.
     fn close(&self) {
         // The thread ends when the sender is gone.
         let last = lock(&self.lines).take();
         drop(last);
-        let _ = lock(&self.ended).recv_timeout(LAST);
+        let _ = lock(&self.ended).recv_timeout(LAST_LINES_TIMEOUT);
     }
 }
 
@@ -141,7 +149,7 @@ impl Drop for LastWords {
 // === impl Stderr ===
 
 impl Write for Stderr {
-    /// A whole line: the formatter writes an event at once.
+    /// Takes a whole line, because the formatter writes an event in one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match LINES.get() {
             Some(Some(lines)) => match lines.send(line.to_vec()) {
@@ -149,7 +157,7 @@ impl Write for Stderr {
                 Err(TrySendError::Full(_)) => {
                     DROPPED.fetch_add(1, Ordering::Relaxed);
                 }
-                // After the last words nobody else is held up.
+                // The thread has ended with the process, so a slow reader delays only the end.
                 Err(TrySendError::Disconnected(line)) => to_stderr(&line),
             },
             _ => to_stderr(line),
@@ -163,21 +171,21 @@ impl Write for Stderr {
 }
 
 fn to_stderr(line: &[u8]) {
-    // A closed pipe loses lines, and nothing else.
+    // A closed pipe loses lines, not the process.
     let _ = io::stderr().lock().write_all(line);
 }
 
-/// The thread of the log lines. It tells of those that were dropped once there is room again.
+/// The thread of log lines, which reports dropped lines once no line waits.
 fn log_thread() -> Option<Lines> {
-    let mut told = 0;
-    let tell = move || {
+    let mut reported = 0;
+    let report = move || {
         let dropped = DROPPED.load(Ordering::Relaxed);
-        if dropped > told {
-            told = dropped;
+        if dropped > reported {
+            reported = dropped;
             tracing::error!("{dropped} log lines were not written: nobody reads standard error fast enough");
         }
     };
-    let lines = Lines::start("log", to_stderr, tell);
+    let lines = Lines::start("log", to_stderr, report);
     lines.inspect_err(|error| tracing::error!("log lines hold up who writes them: no thread: {error}")).ok()
 }
 
@@ -204,7 +212,7 @@ impl Default for Level {
 }
 
 impl Level {
-    /// A level as Go's `slog` counts: DEBUG is -4, INFO 0, WARN 4, ERROR 8; above that nothing is printed.
+    /// A level in the numbers of Go's `slog`: DEBUG is -4, INFO 0, WARN 4, ERROR 8. Above 8 nothing is printed.
     pub fn of_slog(level: i64) -> Self {
         Self(match level {
             ..=-4 => LevelFilter::DEBUG,
@@ -227,7 +235,7 @@ impl FromStr for Level {
 
 /// Sends this crate's log lines to stderr. Later calls change nothing.
 ///
-/// Whoever calls it holds [`LastWords`].
+/// The caller holds [`LastWords`] until the process ends.
 pub fn init(format: Format, level: Level) {
     let (ours, handle) = reload::Layer::new(targets(level));
     let lines = tracing_subscriber::fmt::layer().with_writer(|| Stderr).with_target(false);
@@ -242,7 +250,7 @@ pub fn init(format: Format, level: Level) {
     }
 }
 
-/// Changes the level from now on.
+/// Changes the level of later lines.
 pub fn set_level(level: Level) {
     if let Some(handle) = HANDLE.get() {
         let _ = handle.reload(targets(level));

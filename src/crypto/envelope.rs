@@ -1,7 +1,7 @@
-//! The bytes of a ciphertext: today's form, and the two older ones brought into it.
+//! The bytes of a ciphertext: today's form, and the conversion of the two older forms.
 //!
-//! Today's form is sealed ‖ tag(16) ‖ iv(16) ‖ nonce(12). KES wrote MessagePack and JSON before; both carry the same
-//! parts. What is none of the three is left as it is, and fails to open.
+//! Today's form is sealed ‖ tag(16) ‖ iv(16) ‖ nonce(12). KES wrote MessagePack and JSON before; both have the same
+//! parts. Bytes in none of the three forms are left unchanged, and fail to open.
 
 use crate::go_json::{self, Kind, Wanted};
 use std::borrow::Cow;
@@ -12,7 +12,7 @@ pub const IV: usize = 16;
 pub const NONCE: usize = 12;
 /// Length of the AEAD tag, in bytes.
 pub const TAG: usize = 16;
-/// How much longer a ciphertext is than its plaintext.
+/// Bytes that a ciphertext is longer than its plaintext.
 pub const OVERHEAD: usize = TAG + IV + NONCE;
 
 /// The ciphertext in today's form.
@@ -29,7 +29,7 @@ fn joined(bytes: &[u8], iv: &[u8], nonce: &[u8]) -> Option<Vec<u8>> {
     (iv.len() == IV && nonce.len() == NONCE).then(|| [bytes, iv, nonce].concat())
 }
 
-/// `[algorithm str, id str, iv bin, nonce bin, bytes bin]`, and nothing after it.
+/// Reads the MessagePack array `[algorithm str, id str, iv bin, nonce bin, bytes bin]`, with nothing after the array.
 fn from_msgpack(ciphertext: &[u8]) -> Option<Vec<u8>> {
     let mut rest = ciphertext.get(1..)?;
     let algorithm = take(&mut rest, Item::Text)?;
@@ -47,7 +47,7 @@ enum Item {
     Bytes,
 }
 
-/// The next MessagePack str (fixstr, str 8/16/32) or bin (bin 8/16/32).
+/// Takes a MessagePack str (fixstr, str 8/16/32) or bin (bin 8/16/32).
 fn take<'a>(rest: &mut &'a [u8], item: Item) -> Option<&'a [u8]> {
     let (&marker, after) = rest.split_first()?;
     let (width, length) = match (item, marker) {
@@ -62,11 +62,12 @@ fn take<'a>(rest: &mut &'a [u8], item: Item) -> Option<&'a [u8]> {
     Some(taken)
 }
 
+/// A big-endian number.
 fn be(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte))
 }
 
-/// `{"aead","id","iv","nonce","bytes"}`, one whole document.
+/// Reads the JSON object `{"aead","id","iv","nonce","bytes"}`, with nothing after the object.
 fn from_json(ciphertext: &[u8]) -> Option<Vec<u8>> {
     const PARTS: Wanted = &[
         ("aead", Kind::Text),

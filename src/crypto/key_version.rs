@@ -1,4 +1,4 @@
-//! The bytes of a stored key: base64 of a protobuf message, as KES writes it, and the JSON it wrote before.
+//! The text of a stored key: base64 of a protobuf message, as KES writes keys, and the JSON that KES wrote before.
 //!
 //! ```text
 //! KeyVersion { 1: SecretKey{1: bytes key, 2: uint32 type}, 2: HMACKey{1: bytes key, 2: uint32 hash},
@@ -14,52 +14,67 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-/// A key and what is known of its making.
+/// A key, with the time and the identity of its creation.
 pub struct KeyVersion {
+    /// The key.
     pub key: Key,
+    /// The time of creation; the year 1 where the older form has none.
     pub created_at: Timestamp,
-    /// The identity that made it; may be empty.
+    /// The identity that created the key; may be empty.
     pub created_by: String,
 }
 
-/// The stored bytes are no key. Says where, never what.
+/// The reason that a stored text is no key. No variant has bytes of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
+    /// The text is neither base64 nor JSON.
     #[error("it is neither base64 text nor JSON")]
     Encoding,
+    /// The base64 text has no protobuf message.
     #[error("the base64 text holds no protobuf message")]
     Protobuf,
+    /// The JSON is not of KES's form.
     #[error("it is JSON, but not of the form {{\"bytes\",\"algorithm\",\"created_at\",\"created_by\"}}")]
     Json,
+    /// The member of the key is missing.
     #[error("it holds no key")]
     NoKey,
+    /// The key's length in bytes, which is not 32.
     #[error("the key is {0} bytes long, not 32")]
     KeyLength(usize),
+    /// The key's type, which is unknown.
     #[error("the key's type is {0}, which is neither 1 (AES256) nor 2 (ChaCha20)")]
     KeyType(u64),
+    /// The algorithm's name is unknown.
     #[error("the algorithm is none of AES256, AES256-GCM_SHA256, ChaCha20, XCHACHA20-POLY1305")]
     Algorithm,
+    /// The HMAC key's length in bytes, which is not 32.
     #[error("the HMAC key is {0} bytes long, not 32")]
     HmacLength(usize),
+    /// The HMAC key's hash, which is unknown.
     #[error("the HMAC key's hash is {0}, not 1 (SHA-256)")]
     HmacHash(u64),
+    /// The time or the identity of creation cannot be read.
     #[error("the time or the maker is not readable")]
     Metadata,
 }
 
-/// The year 1, which Go calls zero.
+/// The year 1, Go's zero time.
 const YEAR_ONE: &str = "0001-01-01T00:00:00Z";
 
 // === impl KeyVersion ===
 
 impl KeyVersion {
-    /// A whole new key: 32 random bytes and 32 more for HMAC.
+    /// A new key: 32 random bytes, and 32 more for HMAC.
     pub fn generate(kind: Kind, created_at: Timestamp, created_by: String) -> Self {
         let key = Key::new(kind, secret::random32(), Some(secret::random32()));
         Self { key, created_at, created_by }
     }
 
-    /// Reads a stored key. Text that is JSON as a whole is the older form.
+    /// Reads the text of a stored key. A text that is JSON as a whole is in the older form.
+    ///
+    /// # Errors
+    /// When the text is in neither form, or has no usable key.
     pub fn parse(stored: &[u8]) -> Result<Self, Malformed> {
         if go_json::is_json(stored) {
             return from_json(stored);
@@ -160,7 +175,7 @@ fn from_protobuf(message: &[u8]) -> Result<KeyVersion, Malformed> {
     Ok(KeyVersion { key: Key::new(kind, bytes, hmac_key), created_at, created_by })
 }
 
-/// `{1: bytes, 2: uint32}`: a key with its type, or an HMAC key with its hash.
+/// The message `{1: bytes, 2: uint32}`: a key with its type, or an HMAC key with its hash.
 #[derive(Default)]
 struct SecretField<'a> {
     bytes: &'a [u8],
@@ -181,13 +196,13 @@ impl<'a> SecretField<'a> {
     }
 }
 
-/// The fields of a protobuf message, in order; unknown ones are the caller's to ignore.
+/// The fields of a protobuf message, in order, unknown ones included.
 struct Fields<'a>(&'a [u8]);
 
 enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-    /// Eight or four fixed bytes: no field of ours.
+    /// Eight or four fixed bytes, which no field of a key has.
     Fixed,
 }
 
@@ -254,7 +269,7 @@ fn put_bytes(message: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     message.extend_from_slice(bytes);
 }
 
-/// Zero is the default of proto3 and is not written.
+/// Appends a number, unless the number is 0, which is the default of proto3.
 fn put_number(message: &mut Vec<u8>, field: u64, number: u64) {
     if number != 0 {
         put_varint(message, field << 3);

@@ -1,4 +1,4 @@
-//! A stored text that was parsed and tried: the one way from a text to a key that may be used.
+//! Keys that were parsed and tried: the one way from a stored text to a key in use.
 
 use super::key_version::KeyVersion;
 use crate::{
@@ -7,8 +7,9 @@ use crate::{
     secret::Secret,
 };
 
-/// A key that was parsed, and that opens what it seals.
+/// A key that was parsed, and that opens what the key seals.
 pub struct Usable {
+    /// The key, with the time and the identity of its creation.
     pub version: KeyVersion,
     /// The fingerprint, as [`super::Key::fingerprint`] makes it.
     pub fingerprint: String,
@@ -17,10 +18,11 @@ pub struct Usable {
 // === impl Usable ===
 
 impl Usable {
-    /// Parses a stored text, and has the key open what it seals. `place` follows the key's name in findings, for example `in Vault …`.
+    /// Parses a stored text, and tries the key: the key must open what the key seals. `place` follows the key's name in
+    /// findings, for example `in Vault …`.
     ///
     /// # Errors
-    /// `key_malformed` when the text is no key, `key_test_failed` when the key does not open what it seals.
+    /// `key_malformed` when the text is no key; `key_test_failed` when the key does not open what the key seals.
     pub fn read(name: &Name, text: &Secret, place: &str) -> Result<Self, Finding> {
         let version = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
             Cause::KeyMalformed.seen(format!("the key '{name}' {place} cannot be used: {error}"))

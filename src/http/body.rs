@@ -1,4 +1,4 @@
-//! What an answer carries: bytes that are all there, or lines that come as they happen.
+//! Bodies of answers: whole bytes, or a stream of lines.
 
 use super::budget::Busy;
 use http_body_util::Full;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 #[derive(Default)]
 pub struct Body {
     content: Content,
-    /// The connection is busy until the last line is on its way.
+    /// Keeps the connection busy until the last line is sent.
     _busy: Option<Busy>,
 }
 
@@ -24,13 +24,15 @@ enum Content {
     Lines(mpsc::Receiver<Bytes>),
 }
 
-/// Bytes that are let go of when the last of them is on its way: an HTTP/2 client decides how many it takes at a time.
+/// Bytes that keep the connection busy until the last of them is sent. An HTTP/2 client decides how many bytes it takes at
+/// a time.
 struct Sending {
     bytes: Bytes,
     _busy: Busy,
 }
 
-/// Lines for everybody who listens now: no history, and who does not read loses lines, never memory or time.
+/// Lines for the present listeners, without history. A listener that does not read loses lines, and costs neither
+/// memory nor time.
 #[derive(Default)]
 pub struct Feed {
     listeners: Mutex<Listeners>,
@@ -42,14 +44,15 @@ struct Listeners {
     closed: bool,
 }
 
-/// Lines that wait for one listener; with 64 listeners of 512-byte lines this is 8 MiB.
-const WAITING: usize = 256;
-/// Listeners at once; the one that came first makes room.
-const LISTENERS: usize = 64;
+/// Lines that wait for one listener, at most. With 64 listeners and lines of 512 bytes this is 8 MiB.
+const WAITING_LINES_MAX: usize = 256;
+/// Listeners at once, at most. A further listener replaces the oldest.
+const LISTENERS_MAX: usize = 64;
 
 // === impl Body ===
 
 impl Body {
+    /// The body, which drops `busy` when the last byte is sent.
     pub(super) fn until_sent(self, busy: Busy) -> Self {
         match self.content {
             Content::Whole(whole) => {
@@ -116,12 +119,12 @@ impl HttpBody for Body {
 // === impl Feed ===
 
 impl Feed {
-    /// What happens from now on, until the feed is closed or the listener goes.
+    /// A body of the lines from now on, until the feed is closed. The oldest of 64 listeners is ended for a further one.
     pub fn listen(&self) -> Body {
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (sender, receiver) = mpsc::channel(WAITING_LINES_MAX);
         let mut listeners = self.lock();
         listeners.senders.retain(|sender| !sender.is_closed());
-        if listeners.senders.len() == LISTENERS {
+        if listeners.senders.len() == LISTENERS_MAX {
             listeners.senders.remove(0);
         }
         if !listeners.closed {
@@ -130,7 +133,7 @@ impl Feed {
         Body { content: Content::Lines(receiver), _busy: None }
     }
 
-    /// Sends a line, which is made only when somebody listens; how many it was sent to.
+    /// Sends a line, and returns the number of listeners that take the line. Without listeners, `line` is not called.
     pub fn send(&self, line: impl FnOnce() -> String) -> usize {
         let mut listeners = self.lock();
         if listeners.senders.is_empty() {
@@ -141,7 +144,7 @@ impl Feed {
         listeners.senders.iter().filter(|sender| sender.try_send(line.clone()).is_ok()).count()
     }
 
-    /// Every stream ends, now and later.
+    /// Ends every stream, later ones included.
     pub fn close(&self) {
         let mut listeners = self.lock();
         listeners.closed = true;

@@ -1,8 +1,8 @@
-//! What connections may cost: how many at once, how long one may be silent, and who goes when there is no room.
+//! The budget of connections: their number, their idle time, and the eviction of idle ones.
 //!
-//! A server that is full closes the connection that has been idle longest, so that a client that has something to ask
-//! always gets in; a connection with a request under way is never closed for it. Once there is an answer, it is the client
-//! who has to take it: an HTTP/2 client may leave room for nothing at all, and would stay for ever.
+//! A full server closes the connection that has been idle longest, so that a new client always gets in. A connection with
+//! a request under way is never closed for a new client. A connection whose client does not read its answer counts as
+//! idle, and is closed: an HTTP/2 client may announce a window of 0, and would hold the connection for ever.
 
 use crate::clock::{Clock, Instant};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -16,29 +16,29 @@ use std::{
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// From a connection's start, or the first byte of a further request, to the end of its headers (HTTP/1.1; as KES).
-pub(super) const HEADERS: Duration = Duration::from_secs(5);
-/// How long a connection may have nothing under way (as KES).
-pub(super) const IDLE: Duration = Duration::from_secs(90);
-/// How long an answer may wait for its client to take it: what KES gives nearly every route, the answer included.
-const TAKING: Duration = Duration::from_secs(15);
+/// The bound of an HTTP/1.1 request's headers, from the connection's start or the request's first byte (as KES).
+pub(super) const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time that a connection may be idle (as KES).
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// The time that a client may take to read an answer. KES gives nearly every route as much, answer included.
+const ANSWER_READ_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long one that was told to go may take, before the next is told.
-const EVICTION: Duration = Duration::from_millis(100);
-/// One place of so many is for those that leave.
-const LEAVING: usize = 16;
+/// The wait for an evicted connection's slot, before another connection is evicted.
+const EVICTION_WAIT: Duration = Duration::from_millis(100);
+/// One slot of so many is reserved for closing connections.
+const SLOTS_PER_CLOSING_SLOT: usize = 16;
 
 /// The connections of one server. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Budget {
     slots: Arc<Semaphore>,
-    /// Places apart for those that say goodbye, so that nobody who comes has to wait for that.
-    leaving: Arc<Semaphore>,
+    /// Slots of connections that shut down gracefully, so that new clients do not wait for their slots.
+    closing: Arc<Semaphore>,
     connections: Arc<Mutex<HashMap<u64, Arc<Activity>>>>,
     clock: Clock,
 }
 
-/// A connection's place; dropping it makes room.
+/// A connection's place in the budget, which is free again on drop.
 pub(super) struct Slot {
     pub(super) activity: Arc<Activity>,
     number: u64,
@@ -46,26 +46,27 @@ pub(super) struct Slot {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What a connection is doing. It is idle when everything that was asked is answered.
+/// The activity of a connection. A connection is idle when every request is answered.
 pub(super) struct Activity {
-    state: Mutex<State>,
-    /// It must go, to make room.
+    requests: Mutex<Requests>,
+    /// Notified when the connection must make room.
     pub(super) evicted: Notify,
     clock: Clock,
 }
 
-struct State {
-    /// Requests whose last byte is not on its way yet, by number, and since when their answer is there.
-    requests: BTreeMap<u64, Option<Instant>>,
-    /// How many there were.
+/// The requests of a connection.
+struct Requests {
+    /// Requests whose answer is not fully sent, by number, with the time since when the answer is ready.
+    open: BTreeMap<u64, Option<Instant>>,
+    /// The number of requests so far.
     begun: u64,
-    /// When the last one was answered, or gone, or the connection started.
+    /// The last time that an answer was ready or a request ended; the connection's start before that.
     idle_since: Instant,
-    /// When the headers that are being read began.
+    /// The first byte of the headers that are being read.
     head_since: Option<Instant>,
 }
 
-/// A request, until the last byte of its answer is on its way.
+/// A request, until the last byte of its answer is sent.
 pub(super) struct Busy {
     activity: Arc<Activity>,
     number: u64,
@@ -75,23 +76,23 @@ pub(super) struct Busy {
 
 impl Budget {
     pub(super) fn new(places: usize, clock: Clock) -> Self {
-        let leaving = places / LEAVING;
+        let closing = places / SLOTS_PER_CLOSING_SLOT;
         Self {
-            slots: Arc::new(Semaphore::new(places - leaving)),
-            leaving: Arc::new(Semaphore::new(leaving)),
+            slots: Arc::new(Semaphore::new(places - closing)),
+            closing: Arc::new(Semaphore::new(closing)),
             connections: Arc::default(),
             clock,
         }
     }
 
-    /// A place for a connection that is there, made at the cost of the one idle longest if there is none.
+    /// A slot for a new connection. A full budget evicts the connection that has been idle longest.
     pub(super) async fn slot(&self, number: u64) -> Slot {
         let permit = loop {
             let permit = self.slots.clone().acquire_owned();
             let permit = match self.slots.available_permits() {
                 0 => {
                     self.evict();
-                    tokio::time::timeout(EVICTION, permit).await
+                    tokio::time::timeout(EVICTION_WAIT, permit).await
                 }
                 _ => Ok(permit.await),
             };
@@ -104,7 +105,7 @@ impl Budget {
         Slot { activity, number, budget: self.clone(), _permit: permit }
     }
 
-    /// Tells the connection that has been idle longest to go.
+    /// Notifies the connection that has been idle longest.
     pub(super) fn evict(&self) {
         let connections = lock(&self.connections);
         let idle = connections.values().filter_map(|activity| Some((activity.idle_since()?, activity)));
@@ -117,11 +118,12 @@ impl Budget {
 // === impl Slot ===
 
 impl Slot {
-    /// Gives the place up to say goodbye elsewhere; false when too many do so already, and it must simply end.
+    /// Trades the slot for one of the closing connections. False when none of those is free: the connection then ends
+    /// without a graceful shutdown.
     pub(super) fn leave(&mut self) -> bool {
-        let Ok(permit) = self.budget.leaving.clone().try_acquire_owned() else { return false };
+        let Ok(permit) = self.budget.closing.clone().try_acquire_owned() else { return false };
         self._permit = permit;
-        // It is not told to go once more.
+        // A closing connection is not evicted.
         lock(&self.budget.connections).remove(&self.number);
         true
     }
@@ -142,25 +144,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Activity {
     fn new(clock: Clock) -> Self {
         let now = clock.now();
-        let state = State { requests: BTreeMap::new(), begun: 0, idle_since: now, head_since: Some(now) };
-        Self { state: Mutex::new(state), evicted: Notify::new(), clock }
+        let requests = Requests { open: BTreeMap::new(), begun: 0, idle_since: now, head_since: Some(now) };
+        Self { requests: Mutex::new(requests), evicted: Notify::new(), clock }
     }
 
-    /// A request's headers are there.
+    /// Counts a request whose headers are read.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
-        let mut state = lock(&self.state);
-        let number = state.begun;
-        (state.begun, state.head_since) = (number + 1, None);
-        state.requests.insert(number, None);
+        let mut requests = lock(&self.requests);
+        let number = requests.begun;
+        (requests.begun, requests.head_since) = (number + 1, None);
+        requests.open.insert(number, None);
         Busy { activity: self.clone(), number }
     }
 
-    /// Whether it has been silent, or slow with its headers, or has not taken an answer, for too long.
+    /// Whether the client was idle, or slow to send headers, or slow to read an answer, for too long.
     pub(super) fn is_overdue(&self, http1: bool) -> bool {
-        let (state, now) = (lock(&self.state), self.clock.now());
-        let slow = http1 && state.head_since.is_some_and(|since| now - since >= HEADERS);
-        let silent = state.is_idle() && (slow || now - state.idle_since >= IDLE);
-        silent || state.requests.values().flatten().any(|since| now - *since >= TAKING)
+        let (requests, now) = (lock(&self.requests), self.clock.now());
+        let slow = http1 && requests.head_since.is_some_and(|since| now - since >= HEADERS_TIMEOUT);
+        let silent = requests.is_idle() && (slow || now - requests.idle_since >= IDLE_TIMEOUT);
+        silent || requests.open.values().flatten().any(|since| now - *since >= ANSWER_READ_TIMEOUT)
     }
 
     pub(super) fn is_idle_for(&self, length: Duration) -> bool {
@@ -168,45 +170,46 @@ impl Activity {
     }
 
     fn idle_since(&self) -> Option<Instant> {
-        let state = lock(&self.state);
-        state.is_idle().then_some(state.idle_since)
+        let requests = lock(&self.requests);
+        requests.is_idle().then_some(requests.idle_since)
     }
 
-    fn bytes_came(&self) {
-        let mut state = lock(&self.state);
-        if state.requests.is_empty() && state.head_since.is_none() {
-            state.head_since = Some(self.clock.now());
+    /// Notes the first byte of a request's headers.
+    fn received(&self) {
+        let mut requests = lock(&self.requests);
+        if requests.open.is_empty() && requests.head_since.is_none() {
+            requests.head_since = Some(self.clock.now());
         }
     }
 }
 
-impl State {
+impl Requests {
     fn is_idle(&self) -> bool {
-        self.requests.values().all(Option::is_some)
+        self.open.values().all(Option::is_some)
     }
 }
 
 // === impl Busy ===
 
 impl Busy {
-    /// The answer is there: the rest is up to the client.
+    /// Notes that the answer is ready, so that only the client's reading is waited for.
     pub(super) fn answered(&self) {
-        let mut state = lock(&self.activity.state);
+        let mut requests = lock(&self.activity.requests);
         let now = self.activity.clock.now();
-        state.requests.insert(self.number, Some(now));
-        state.idle_since = now;
+        requests.open.insert(self.number, Some(now));
+        requests.idle_since = now;
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut state = lock(&self.activity.state);
-        state.requests.remove(&self.number);
-        state.idle_since = self.activity.clock.now();
+        let mut requests = lock(&self.activity.requests);
+        requests.open.remove(&self.number);
+        requests.idle_since = self.activity.clock.now();
     }
 }
 
-/// A stream that tells when bytes come.
+/// A stream that notes received bytes in an [`Activity`].
 pub(super) struct Watched<S> {
     pub(super) stream: S,
     pub(super) activity: Arc<Activity>,
@@ -219,7 +222,7 @@ impl<S: Read + Unpin> Read for Watched<S> {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        self.activity.bytes_came();
+        self.activity.received();
         Poll::Ready(Ok(()))
     }
 }
@@ -265,30 +268,30 @@ mod tests {
         answered.answered();
         assert!(!activity.is_idle_for(Duration::ZERO), "one is under way");
         drop(answered);
-        tokio::time::advance(IDLE * 2).await;
+        tokio::time::advance(IDLE_TIMEOUT * 2).await;
         assert!(!activity.is_idle_for(Duration::ZERO) && !activity.is_overdue(true));
         asked.answered();
         assert!(activity.is_idle_for(Duration::ZERO) && !activity.is_overdue(true));
-        tokio::time::advance(TAKING).await;
+        tokio::time::advance(ANSWER_READ_TIMEOUT).await;
         assert!(activity.is_overdue(true), "nobody took the answer");
         drop(asked);
         assert!(!activity.is_overdue(true));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leaves_makes_room_at_once_and_few_do_so_at_a_time() {
-        let budget = Budget::new(LEAVING, Clock::system());
+    async fn a_closing_connection_frees_its_slot_and_few_close_at_a_time() {
+        let budget = Budget::new(SLOTS_PER_CLOSING_SLOT, Clock::system());
         let mut slots = Vec::new();
-        for number in 1..LEAVING as u64 {
+        for number in 1..SLOTS_PER_CLOSING_SLOT as u64 {
             slots.push(budget.slot(number).await);
         }
         assert!(slots[0].leave());
-        assert!(!slots[1].leave(), "there is one place to say goodbye from");
+        assert!(!slots[1].leave(), "one slot is for closing connections");
         let begun = budget.clock.now();
         let next = budget.slot(0).await;
         assert_eq!(budget.clock.now() - begun, Duration::ZERO);
         drop((next, slots));
         assert!(lock(&budget.connections).is_empty());
-        assert_eq!(budget.leaving.available_permits(), 1);
+        assert_eq!(budget.closing.available_permits(), 1);
     }
 }

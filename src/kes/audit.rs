@@ -1,7 +1,7 @@
-//! The audit trail and the log streams: a line for everything that changes keys, or was refused.
+//! The audit trail and the log streams: one line for each change of a key, and for each refused request.
 //!
-//! Audit lines go to stdout, a whole line at a time, so that whoever rotates them never sees a torn one; a reader that
-//! stops reading loses lines, which are counted, and never holds up the API. Text lines are what KES writes (logfmt).
+//! Audit lines go to stdout. Each line is written whole, so that a log rotation never sees half a line. A reader that
+//! stops reading loses lines and never delays the API; lost lines are counted. Text lines are logfmt, as KES writes them.
 
 use super::{
     Peer,
@@ -19,20 +19,24 @@ use prometheus::IntCounter;
 use serde_json::json;
 use std::{borrow::Cow, time::Duration};
 
-/// What was changed.
+/// A change of a key through the API.
 #[derive(Clone, Debug)]
 pub enum Change {
+    /// The key was created.
     Created(Name),
+    /// The key was imported.
     Imported(Name),
+    /// The key was deleted.
     Deleted(Name),
 }
 
-/// Where audit lines go.
+/// The place that audit lines are written to, beside the streams at `/v1/log/audit`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Output {
-    /// Only to those who listen at `/v1/log/audit`.
+    /// Audit lines go to the streams at `/v1/log/audit` only.
     #[default]
     Off,
+    /// Audit lines go to stdout as well.
     Stdout(Format),
 }
 
@@ -46,20 +50,26 @@ pub struct Audit {
     dropped: IntCounter,
 }
 
-/// One request, as it is written down.
+/// The parts of one request that a line shows.
 pub struct Record<'a> {
+    /// The route of the request.
     pub route: &'a Route,
+    /// The decoded path. Lines have 200 bytes of the path at most.
     pub path: &'a str,
+    /// The client.
     pub peer: &'a Peer,
+    /// The time of the answer.
     pub at: Timestamp,
+    /// The HTTP status; 0 when nothing is answered.
     pub code: u16,
+    /// The time from the route to the answer.
     pub took: Duration,
 }
 
 // === impl Audit ===
 
 impl Audit {
-    /// `page` is KES's own metrics page, `registry` ours.
+    /// An audit trail whose counters are on `page` under KES's names, and in `registry` under keswarden's.
     pub fn new(output: Output, page: &Registry, registry: &Registry) -> Self {
         let dropped = "Audit lines that were not written, because nobody reads standard output fast enough";
         Self {
@@ -84,28 +94,28 @@ impl Audit {
         }
     }
 
-    /// Audit records from now on, as JSON lines.
+    /// A body of the audit records from now on, as JSON lines.
     pub fn changes(&self) -> Body {
         self.changes.listen()
     }
 
-    /// Error lines from now on, as JSON lines.
+    /// A body of the error lines from now on, as JSON lines.
     pub fn errors(&self) -> Body {
         self.errors.listen()
     }
 
-    /// The streams end: the server drains.
+    /// Ends the streams, because the server drains.
     pub fn close(&self) {
         self.changes.close();
         self.errors.close();
     }
 
-    /// A key was made, imported or deleted.
+    /// Writes the audit line of a change.
     pub fn changed(&self, record: &Record<'_>, change: &Change) {
         self.write(record, &change.words());
     }
 
-    /// A request's deadline passed: it gets no answer.
+    /// Reports a request that gets no answer, because the deadline of `timeout` passed.
     pub fn late(&self, record: &Record<'_>, timeout: Duration) {
         let (Record { route, peer, .. }, path) = (record, record.path());
         let words = format!("no answer within {timeout:?}: the connection or stream is closed");
@@ -113,7 +123,7 @@ impl Audit {
         self.report(record, "ERROR", &words);
     }
 
-    /// A request was refused, or failed.
+    /// Writes the audit line of a refusal, or reports the failure behind the refusal.
     pub fn refused(&self, record: &Record<'_>, refusal: &Refusal) {
         match refusal {
             Refusal::Store { finding, .. } | Refusal::NotReady(finding) => {
@@ -138,13 +148,13 @@ impl Audit {
                 self.report(record, "ERROR", words);
                 self.write(record, &format!("refused: {words}"));
             }
-            // A missing key is how MinIO finds out that it has to make one, and what `describe` is for.
+            // MinIO asks for a key before creating the key, so a missing key is no event.
             Refusal::KeyMissing if record.route.op == Op::Describe => {}
             _ => {
                 if matches!(refusal, Refusal::InvalidBody | Refusal::InvalidImportBody) {
                     self.report(record, "ERROR", &refusal.message());
                 }
-                // Names, patterns and methods in it are the client's, and as long as it pleases.
+                // The message repeats names, patterns and methods of the client, of any length.
                 self.write(record, &format!("refused: {}", cut(&refusal.message())));
             }
         }
@@ -187,7 +197,7 @@ impl Record<'_> {
         cut(self.path)
     }
 
-    /// A line as Go's `slog` writes one.
+    /// The record as a line of Go's `slog`.
     fn text(&self, level: &str, words: &str, unknown: &str) -> String {
         let Self { route, peer, at, code, took, .. } = self;
         let identity = match peer.caller.name() {
@@ -205,7 +215,7 @@ impl Record<'_> {
         )
     }
 
-    /// A record as the SDK reads one, with what happened in words beside it.
+    /// The record as the KES SDK reads records, with `message` added.
     fn json(&self, words: &str) -> String {
         let Self { peer, at, code, took, .. } = self;
         let mut request = serde_json::Map::new();
@@ -220,17 +230,17 @@ impl Record<'_> {
     }
 }
 
-/// What a client may fill a line with: names have at most 80 bytes, and lines wait in memory.
-const LONGEST: usize = 200;
+/// Bytes of a client's text that a line shows at most. Names have at most 80 bytes, and lines wait in memory.
+const CLIENT_TEXT_BYTES_MAX: usize = 200;
 
 fn cut(text: &str) -> Cow<'_, str> {
     match text.len() {
-        ..=LONGEST => Cow::Borrowed(text),
-        _ => Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(LONGEST)])),
+        ..=CLIENT_TEXT_BYTES_MAX => Cow::Borrowed(text),
+        _ => Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(CLIENT_TEXT_BYTES_MAX)])),
     }
 }
 
-/// A value of a logfmt line: quoted when it would not read as one word.
+/// A value of a logfmt line. A value that is not one word is quoted.
 fn word(text: &str) -> String {
     let plain = |character: char| {
         !character.is_control() && !character.is_whitespace() && !matches!(character, '"' | '=' | '\\')
@@ -239,7 +249,7 @@ fn word(text: &str) -> String {
     if simple { text.to_owned() } else { serde_json::Value::from(text).to_string() }
 }
 
-/// A duration as Go prints it, to the nanosecond.
+/// A duration in Go's notation, to the nanosecond.
 fn go_duration(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos() as f64;
     match duration.as_nanos() {

@@ -1,4 +1,4 @@
-//! What each route does, once the caller may do it.
+//! The operation of each route, for a caller that a policy allows.
 
 use super::{
     Parts, Peer, State,
@@ -71,13 +71,14 @@ pub(super) async fn handle(
     }
 }
 
-// === what the server says of itself ===
+// === the server's own state ===
 
 async fn ready(state: &State) -> Answer {
     state.keyring.status().await.map(|_| empty()).map_err(Refusal::NotReady)
 }
 
-/// Both `keystore_unreachable` and `keystore_unavailable`: clients reject one without the other.
+/// The status. A failing store sets both `keystore_unreachable` and `keystore_unavailable`: clients reject one without
+/// the other.
 async fn status(parts: &Parts, state: &State) -> Response<Body> {
     let store = match state.keyring.status().await {
         Ok(latency) => format!(",\"keystore_latency\":{}", latency.as_millis().max(1)),
@@ -96,7 +97,7 @@ async fn status(parts: &Parts, state: &State) -> Response<Body> {
     ))
 }
 
-/// The architecture as Go calls it.
+/// The architecture under Go's name.
 fn go_arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -117,7 +118,7 @@ fn api(settings: &Settings) -> Response<Body> {
     json(format!("[{}]\n", rows.join(",")))
 }
 
-/// Lines as they happen, from now on.
+/// An answer of JSON lines without an end.
 fn stream(lines: Body) -> Response<Body> {
     let mut response = Response::new(lines);
     let kind = HeaderValue::from_static("application/x-ndjson");
@@ -157,8 +158,8 @@ async fn import(
     Ok(changed(Change::Imported(name)))
 }
 
-/// A name that may not be made here is refused as a failing store refuses it: MinIO then ends with an error, where it would
-/// limp on after a 403 or `key already exists`. One that is there is for the keyring to answer.
+/// Refuses a name that the API may not create, with the answer of a failing store: MinIO then ends with an error, and
+/// would start without the key after a 403 or `key already exists`. A name that is held passes, for the keyring to refuse.
 fn may_be_made(parts: &Parts, state: &State, name: &Name) -> Result<(), Refusal> {
     if parts.settings.makeable.allows(name) || state.keyring.held(name.as_str()).is_some() {
         return Ok(());
@@ -169,7 +170,7 @@ fn may_be_made(parts: &Parts, state: &State, name: &Name) -> Result<(), Refusal>
     Err(Refusal::Store { doing: Doing::Create, finding })
 }
 
-/// An empty answer, with what was changed for the audit trail.
+/// An empty answer that carries the change to the audit trail.
 fn changed(change: Change) -> Response<Body> {
     let mut response = empty();
     response.extensions_mut().insert(change);
@@ -190,7 +191,7 @@ async fn describe(state: &State, name: &str) -> Answer {
     )))
 }
 
-/// All names in one answer: clients drop what a second page would hold.
+/// All names in one answer, because clients drop the names of a second page.
 async fn list_keys(state: &State, pattern: &str) -> Answer {
     let parsed = Pattern::parse(pattern).ok_or_else(|| Refusal::InvalidPattern(pattern.to_owned()))?;
     let names = state.keyring.list().await.map_err(|error| Refusal::of(Doing::List, error))?;
@@ -215,8 +216,8 @@ async fn generate(
     request: &mut Request<Incoming>,
 ) -> Answer {
     let name = key_name(name)?;
-    // No body at all is an empty context; a body that turns out to be empty is a client's mistake, and sealing for
-    // "no context" then would make an object that nobody can read.
+    // No body at all means an empty context. A body without bytes is a client's mistake: sealing for an empty context
+    // would then make an object that nobody can read.
     let members = match request.body().is_end_stream() {
         true => None,
         false => Some(members(route, request, messages::GENERATE).await?),
@@ -277,8 +278,8 @@ async fn load(state: &State, name: &Name) -> Result<Arc<Held>, Refusal> {
     state.keyring.get(name).await.map_err(|error| Refusal::of(Doing::Read, error))
 }
 
-/// Nothing is sealed with a key that the store no longer holds: nobody could open it after a restart. Nor with one that
-/// could not be verified for too long.
+/// The key, if the key may seal. A lost key does not seal, because nobody could open the result after a restart. A stale
+/// key does not seal.
 fn sealing(parts: &Parts, held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
     match () {
         () if held.lost && !parts.settings.seal_lost => Err(Refusal::KeyLost),
@@ -287,15 +288,17 @@ fn sealing(parts: &Parts, held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
     }
 }
 
+/// The key, if the key may open. A stale key does not open.
 fn opening(parts: &Parts, held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
     if held.may_open(&parts.settings.limits, parts.clock.boot()) { Ok(held) } else { Err(Refusal::Stale) }
 }
 
-/// The body, as far as the route reads it: a value that is whole within the limit counts, whatever follows. Nothing when
-/// the connection broke.
+/// The body up to the route's limit; nothing when the connection broke. Bytes beyond the limit are no error, because a
+/// JSON value that ends within the limit counts.
 async fn body(route: &Route, request: &mut Request<Incoming>) -> Option<Zeroizing<Vec<u8>>> {
     let body = request.body_mut();
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX).min(ANNOUNCED);
+    let announced =
+        usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX).min(PREALLOCATED_BYTES_MAX);
     let mut read = Zeroizing::new(Vec::with_capacity(announced));
     while let Some(frame) = body.frame().await {
         let data: Bytes = frame.ok()?.into_data().unwrap_or_default();
@@ -308,8 +311,8 @@ async fn body(route: &Route, request: &mut Request<Incoming>) -> Option<Zeroizin
     Some(read)
 }
 
-/// What is believed of a body's announced length: memory for more is taken as it comes.
-const ANNOUNCED: usize = 16 * 1024;
+/// Bytes that are allocated at most for a body's announced length. A longer body allocates as bytes arrive.
+const PREALLOCATED_BYTES_MAX: usize = 16 * 1024;
 
 async fn members(route: &Route, request: &mut Request<Incoming>, wanted: Wanted) -> Result<Object, Refusal> {
     let body = body(route, request).await.ok_or(Refusal::InvalidBody)?;
@@ -330,7 +333,7 @@ fn describe_policy(policies: &Policies, name: &str, whole: bool) -> Answer {
     Ok(json(answer + "}\n"))
 }
 
-/// `,"allow":{…},"deny":{…}`, each absent when empty, in the order of bytes.
+/// Appends `,"allow":{…},"deny":{…}`, each absent when empty, with patterns in the order of their bytes.
 fn rules(answer: &mut String, policy: &Policy) {
     for (member, patterns) in [("allow", &policy.allow), ("deny", &policy.deny)] {
         let mut patterns: Vec<_> =
@@ -363,7 +366,7 @@ fn describe_identity(policies: &Policies, name: &str) -> Answer {
     Ok(json(format!("{{\"policy\":{}{}}}\n", quoted(policy), made(policies))))
 }
 
-/// What the SDK reads: `policy`, `allow` and `deny` at the top.
+/// The caller's identity and policy, with `policy`, `allow` and `deny` at the top level, where the KES SDK reads them.
 fn self_describe(policies: &Policies, peer: &Peer) -> Answer {
     let identity = peer.caller.identity().map_err(|_| Refusal::IdentityMissing)?;
     if policies.is_admin(identity) {

@@ -1,20 +1,20 @@
-//! The JSON of requests and answers: which members each operation reads, and how answers are written.
+//! The JSON of requests and answers: the members that each operation reads, and the writing of answers.
 
 use crate::go_json::{Kind, Wanted};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-/// What `generate` reads. `version` is known to clients, and ignored; it must be text all the same.
+/// Members that `generate` reads. `version` must be text, and is ignored.
 pub const GENERATE: Wanted = &[("context", Kind::Bytes), ("version", Kind::Text)];
-/// What `encrypt` reads.
+/// Members that `encrypt` reads.
 pub const ENCRYPT: Wanted = &[("plaintext", Kind::Bytes), ("context", Kind::Bytes), ("version", Kind::Text)];
-/// What `decrypt` reads.
+/// Members that `decrypt` reads.
 pub const DECRYPT: Wanted = &[("ciphertext", Kind::Bytes), ("context", Kind::Bytes), ("version", Kind::Text)];
-/// What `hmac` reads.
+/// Members that `hmac` reads.
 pub const HMAC: Wanted = &[("message", Kind::Bytes), ("version", Kind::Text)];
-/// What `import` reads.
+/// Members that `import` reads.
 pub const IMPORT: Wanted = &[("key", Kind::Bytes), ("cipher", Kind::Text)];
 
-/// `{"name":"base64",…}` and a line end, in one allocation.
+/// The text `{"name":"base64",…}` and a line end, in one allocation.
 pub fn bytes_object(members: &[(&str, &[u8])]) -> String {
     let length: usize =
         members.iter().map(|(name, bytes)| name.len() + bytes.len().div_ceil(3) * 4 + 6).sum();
@@ -31,7 +31,7 @@ pub fn bytes_object(members: &[(&str, &[u8])]) -> String {
     text
 }
 
-/// A JSON string with Go's escapes, which also cover `<`, `>`, `&`, U+2028 and U+2029.
+/// A JSON string, quotes included, with Go's escapes, which also cover `<`, `>`, `&`, U+2028 and U+2029.
 pub fn quoted(text: &str) -> String {
     let plain = serde_json::to_string(text).expect("text must encode");
     let mut escaped = String::with_capacity(plain.len());

@@ -1,4 +1,4 @@
-//! Why a request is refused: the only place that picks a status. The texts are KES's, byte for byte.
+//! Refusals of requests, with their statuses. No other place picks a status. The texts are KES's, byte for byte.
 
 use crate::{cause::Finding, crypto::NotAuthentic, http::Body, store::Error};
 use hyper::{
@@ -6,60 +6,86 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-/// Why a request is refused.
+/// The reason for a refused request.
 #[derive(Debug)]
 pub enum Refusal {
+    /// The caller showed no client certificate.
     NoCertificate,
+    /// The caller showed more than one client certificate.
     TooManyCertificates,
+    /// No policy allows the path, or the operator allows no deletion.
     NotAllowed,
+    /// The store has no key of this name.
     KeyMissing,
+    /// The store has a key of this name already.
     KeyExists,
+    /// No policy has this name.
     PolicyMissing,
+    /// The identity has no policy and is not the admin.
     IdentityMissing,
+    /// The ciphertext does not open with this key and context.
     NotAuthentic,
+    /// `name` is no valid name of a `what`.
     InvalidName {
+        /// The kind of name: `key name`, `policy name` or `identity`.
         what: &'static str,
+        /// The client's text.
         name: String,
     },
+    /// The client's text is no valid pattern for listing.
     InvalidPattern(String),
+    /// The body cannot be read.
     InvalidBody,
+    /// The body of an import cannot be read.
     InvalidImportBody,
+    /// The route takes another method.
     Method {
+        /// The client's method.
         got: String,
+        /// The route's method.
         expected: &'static str,
     },
+    /// The algorithm of an imported key, which is unknown.
     Algorithm(String),
+    /// The algorithm of an imported key whose length is not 32 bytes.
     KeySize(String),
+    /// The key has no HMAC key.
     NoHmac,
-    /// The key store failed; the finding is for the log, never for the client.
+    /// The key store failed. The finding is for the log, never for the client.
     Store {
+        /// The operation that failed.
         doing: Doing,
+        /// The cause of the failure.
         finding: Finding,
     },
-    /// The store holds another key under this name: nothing may be sealed with the one at hand.
+    /// The key store has lost the key: the key may not seal.
     KeyLost,
     /// The key could not be verified for longer than the operator allows.
     Stale,
-    /// `/v1/ready`.
+    /// The agent is not ready, as `/v1/ready` answers.
     NotReady(Finding),
 }
 
-/// What was being done at the key store.
+/// An operation of the key store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
+    /// A key is created or imported.
     Create,
+    /// A key is read.
     Read,
+    /// The names of keys are listed.
     List,
+    /// A key is deleted.
     Delete,
 }
 
-/// As many characters of what a client wrote are sent back to it at most: strangers get short answers.
-const SENT_BACK: usize = 1024;
+/// Characters of a client's text that an answer repeats at most, so that strangers get short answers.
+const ECHOED_CHARS_MAX: usize = 1024;
 
 // === impl Refusal ===
 
 impl Refusal {
-    /// What a failure of the store means for somebody who wanted a key.
+    /// The refusal that an error of the store means for the client.
     pub fn of(doing: Doing, error: Error) -> Self {
         match error {
             Error::Missing(_) => Self::KeyMissing,
@@ -68,6 +94,7 @@ impl Refusal {
         }
     }
 
+    /// The HTTP status, as KES picks the status.
     pub fn status(&self) -> StatusCode {
         use StatusCode as Code;
         match self {
@@ -89,6 +116,7 @@ impl Refusal {
         }
     }
 
+    /// The text for the client, as KES writes the text.
     pub fn message(&self) -> String {
         match self {
             Self::NoCertificate => "tls: client certificate is required".to_owned(),
@@ -100,17 +128,19 @@ impl Refusal {
             Self::IdentityMissing => "identity does not exist".to_owned(),
             Self::NotAuthentic => NotAuthentic.to_string(),
             Self::InvalidName { what, name } => {
-                format!("{what} '{name:.SENT_BACK$}' is empty, too long or contains invalid characters")
+                format!(
+                    "{what} '{name:.ECHOED_CHARS_MAX$}' is empty, too long or contains invalid characters"
+                )
             }
             Self::InvalidPattern(pattern) => {
-                format!("listing pattern '{pattern:.SENT_BACK$}' is empty, too long or is invalid")
+                format!("listing pattern '{pattern:.ECHOED_CHARS_MAX$}' is empty, too long or is invalid")
             }
             Self::InvalidBody => "invalid request body".to_owned(),
             Self::InvalidImportBody => "invalid import key request body".to_owned(),
             Self::Method { got, expected } => {
-                format!("received method '{got:.SENT_BACK$}' expected '{expected}'")
+                format!("received method '{got:.ECHOED_CHARS_MAX$}' expected '{expected}'")
             }
-            Self::Algorithm(name) => format!("algorithm '{name:.SENT_BACK$}' is not supported"),
+            Self::Algorithm(name) => format!("algorithm '{name:.ECHOED_CHARS_MAX$}' is not supported"),
             Self::KeySize(name) => format!("invalid key size for '{name}'"),
             Self::NoHmac => "key does not support HMAC".to_owned(),
             Self::Store { doing: Doing::Create, .. } => "failed to create key".to_owned(),
@@ -126,7 +156,7 @@ impl Refusal {
         }
     }
 
-    /// The answer: `{"message":"…"` and a line end before the brace.
+    /// The answer `{"message":"…"}`, with KES's line end before the closing brace.
     pub fn response(&self) -> Response<Body> {
         let message = super::messages::quoted(&self.message());
         let mut response = super::json(format!("{{\"message\":{message}\n}}"));
@@ -138,7 +168,7 @@ impl Refusal {
     }
 }
 
-/// No such path.
+/// The answer for a path without a route, as Go's server writes the answer.
 pub fn not_found() -> Response<Body> {
     let mut response = Response::new(Body::from("404 page not found\n"));
     *response.status_mut() = StatusCode::NOT_FOUND;
@@ -148,14 +178,14 @@ pub fn not_found() -> Response<Body> {
     response
 }
 
-/// The path is spelt differently: as Go's server answers, with a page for those who GET.
+/// The redirect to the path's clean spelling, as Go's server answers: with a page for GET. A location that is longer than
+/// any path of the API is answered as not found.
 pub fn moved(to: &str, query: Option<&str>, method: &Method) -> Response<Body> {
     let mut location = percent_encoding::utf8_percent_encode(to, PATH).to_string();
     if let Some(query) = query {
         location = format!("{location}?{query}");
     }
-    // No path of the API is nearly as long, however it is spelt.
-    if location.len() > SENT_BACK {
+    if location.len() > ECHOED_CHARS_MAX {
         return not_found();
     }
     let mut response = match *method {
@@ -177,7 +207,7 @@ pub fn moved(to: &str, query: Option<&str>, method: &Method) -> Response<Body> {
     response
 }
 
-/// The request line cannot be read: as Go's server answers, below HTTP.
+/// The answer for an unreadable request line, as Go's server answers before HTTP handling.
 pub fn malformed() -> Response<Body> {
     let mut response = Response::new(Body::from("400 Bad Request"));
     *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -187,7 +217,7 @@ pub fn malformed() -> Response<Body> {
     response
 }
 
-/// What is left as it is in a path, as Go writes one.
+/// Characters that Go encodes in a path: all but letters, digits and the ones removed here.
 const PATH: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')

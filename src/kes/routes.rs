@@ -1,4 +1,4 @@
-//! The routes of the API: one line per path, and KES's rules for finding one.
+//! The routes of the API, one line per path, and KES's rules for finding a route.
 
 use hyper::Method;
 use percent_encoding::percent_decode_str;
@@ -7,58 +7,83 @@ use std::{borrow::Cow, time::Duration};
 /// A path of the API.
 #[derive(Debug)]
 pub struct Route {
+    /// The operation.
     pub op: Op,
-    /// Ends with `/` when the rest of the path is a name.
+    /// The path, which ends with `/` when the rest of the path is a name.
     pub path: &'static str,
+    /// The method.
     pub method: &'static str,
-    /// Bytes of body that are read; 0: none are.
+    /// Bytes of a body that are read at most.
     pub max_body: usize,
-    /// How long it may take, unless the operator says otherwise; 0: for ever.
+    /// The default timeout of a request in seconds; 0 for none.
     seconds: u64,
 }
 
-/// What the operator decided for each route. Cheap to share, not to clone.
+/// The operator's settings of each route. Cheap to share, not to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings(Vec<Setting>);
 
-/// What the operator decided for one route.
+/// The operator's settings of one route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// Anybody may call it (`skip_auth`).
+    /// Whether every caller may use the route (KES's `skip_auth`).
     pub open: bool,
-    /// How long it may take; absent: for ever.
+    /// The time a request may take; no limit when absent.
     pub timeout: Option<Duration>,
 }
 
-/// What a route does.
+/// The operation of a route. [`ROUTES`] has the path of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
+    /// Answers the version and the commit.
     Version,
+    /// Answers whether the key store answers.
     Ready,
+    /// Answers the state of the server and its key store.
     Status,
+    /// Answers KES's metrics.
     Metrics,
+    /// Lists the routes.
     Api,
+    /// Creates a key.
     Create,
+    /// Imports a key.
     Import,
+    /// Describes a key.
     Describe,
+    /// Lists the names of keys.
     ListKeys,
+    /// Deletes a key.
     Delete,
+    /// Generates a DEK.
     Generate,
+    /// Seals a plaintext.
     Encrypt,
+    /// Opens a ciphertext.
     Decrypt,
+    /// Computes an HMAC.
     Hmac,
+    /// Describes a policy without its rules.
     DescribePolicy,
+    /// Describes a policy with its rules.
     ReadPolicy,
+    /// Lists the names of policies.
     ListPolicies,
+    /// Describes an identity.
     DescribeIdentity,
+    /// Lists the identities.
     ListIdentities,
+    /// Describes the caller.
     SelfDescribe,
+    /// Streams error lines.
     ErrorLog,
+    /// Streams audit lines.
     AuditLog,
 }
 
 const MB: usize = 1_000_000;
 
+/// Every route, in the order of [`Op`], with KES's paths, methods and limits.
 #[rustfmt::skip]
 pub const ROUTES: &[Route] = &[
     Route { op: Op::Version,          path: "/version",                   method: "GET",    max_body: 0,  seconds: 10 },
@@ -85,17 +110,19 @@ pub const ROUTES: &[Route] = &[
     Route { op: Op::AuditLog,         path: "/v1/log/audit",              method: "GET",    max_body: 0,  seconds: 0 },
 ];
 
-/// The operations that are measured as cryptographic.
+/// Names of the operations that are measured as cryptographic.
 pub const CRYPTO: [&str; 4] = ["generate", "encrypt", "decrypt", "hmac"];
 
-/// What a path leads to.
+/// The result of finding a path's route.
 #[derive(Debug)]
 pub enum Found<'a> {
-    /// A route, and the decoded name behind it; empty for a path without one.
+    /// A route, and the decoded name after the route's path; empty for a path without a name.
     Route(&'static Route, Cow<'a, str>),
+    /// The decoded path that the client is redirected to.
     Moved(String),
-    /// The percent-encoding is broken.
+    /// The percent-encoding of the path is broken.
     Malformed,
+    /// No route has this path.
     Nothing,
 }
 
@@ -112,17 +139,18 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The settings of a route.
     pub fn of(&self, route: &Route) -> Setting {
         self.0[route.op as usize]
     }
 
-    /// What is decided for a path as the table spells it; nothing for a path that is not in it.
+    /// The settings of a path that is spelt as in [`ROUTES`]; nothing for any other path.
     pub fn of_path(&mut self, path: &str) -> Option<&mut Setting> {
         let route = ROUTES.iter().find(|route| route.path == path)?;
         Some(&mut self.0[route.op as usize])
     }
 
-    /// Some route is open, so that a client certificate cannot be demanded of everybody.
+    /// Whether any route is open. The handshake then cannot demand a client certificate.
     pub fn any_open(&self) -> bool {
         self.0.iter().any(|setting| setting.open)
     }
@@ -131,26 +159,27 @@ impl Settings {
 // === impl Route ===
 
 impl Route {
-    /// Clients send POST where the table says PUT.
+    /// Whether the route takes a method. POST counts as PUT, because clients send either.
     pub fn takes(&self, method: &Method) -> bool {
         method.as_str() == self.method || (self.method == "PUT" && method == Method::POST)
     }
 
-    /// The decoded path of a request for `name`: what policies are held against.
+    /// The decoded path of a request for `name`, which policies match.
     pub fn path_of<'a>(&self, name: &str) -> Cow<'a, str> {
         if name.is_empty() { Cow::Borrowed(self.path) } else { Cow::Owned([self.path, name].concat()) }
     }
 
-    /// KES counts these and no others.
+    /// Whether requests are counted in KES's metrics. KES counts the same routes.
     pub fn counted(&self) -> bool {
         !matches!(self.op, Op::Version | Op::Ready | Op::Status | Op::Metrics | Op::Api) && !self.streams()
     }
 
-    /// The answer is a stream without an end.
+    /// Whether the answer is a stream without an end.
     pub fn streams(&self) -> bool {
         matches!(self.op, Op::ErrorLog | Op::AuditLog)
     }
 
+    /// The name in [`CRYPTO`], for a cryptographic operation.
     pub fn crypto(&self) -> Option<&'static str> {
         match self.op {
             Op::Generate => Some(CRYPTO[0]),
@@ -161,7 +190,7 @@ impl Route {
         }
     }
 
-    /// The members of one row of `/v1/api`.
+    /// The route's row of `/v1/api`, as JSON.
     pub fn describe(&self, settings: &Settings) -> String {
         let Self { path, method, max_body, .. } = self;
         let seconds = settings.of(self).timeout.map_or(0, |timeout| timeout.as_secs());
@@ -169,7 +198,7 @@ impl Route {
     }
 }
 
-/// Finds the route of a request's path, which is still percent-encoded.
+/// Finds the route of a percent-encoded path.
 pub fn find(path: &str) -> Found<'_> {
     if !is_well_encoded(path) {
         return Found::Malformed;
@@ -184,7 +213,7 @@ pub fn find(path: &str) -> Found<'_> {
     });
     match found {
         Some(route) => Found::Route(route, after(decoded, route.path.len())),
-        // Listing with no prefix comes without the slash; KES redirects, and this spares the round trip.
+        // Clients omit the slash when they list without a prefix. KES redirects; answering at once saves a round trip.
         None if decoded.starts_with("/v1/") && decoded.ends_with("/list") => {
             let listed = ROUTES.iter().find(|route| route.path.strip_suffix('/') == Some(&decoded));
             listed.map_or(Found::Nothing, |route| Found::Route(route, Cow::Borrowed("")))
@@ -196,13 +225,14 @@ pub fn find(path: &str) -> Found<'_> {
     }
 }
 
-/// Every `%` is followed by two hexadecimal digits.
+/// Whether every `%` is followed by two hexadecimal digits.
 fn is_well_encoded(path: &str) -> bool {
     path.split('%')
         .skip(1)
         .all(|rest| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
 }
 
+/// The path without its first `length` bytes.
 fn after(path: Cow<'_, str>, length: usize) -> Cow<'_, str> {
     match path {
         Cow::Borrowed(path) => Cow::Borrowed(&path[length..]),
@@ -210,7 +240,7 @@ fn after(path: Cow<'_, str>, length: usize) -> Cow<'_, str> {
     }
 }
 
-/// The path without empty, `.` and `..` segments, when it has any.
+/// The path without empty, `.` and `..` segments; nothing when the path has none.
 fn cleaned(path: &str) -> Option<String> {
     let rest = path.strip_prefix('/').unwrap_or(path);
     let body = rest.strip_suffix('/').unwrap_or(rest);

@@ -1,24 +1,25 @@
-//! What is to be done about a bucket: pure.
+//! The decision about a bucket's default encryption.
 
 use crate::s3::Sse;
 
-/// What is to be done.
+/// The decision about a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It has what is wanted.
+    /// The bucket has the wanted default.
     AsWanted,
-    /// It has another default, which somebody chose: left alone, and counted.
+    /// The bucket has another default, which stays and is counted.
     Differs,
-    /// It has none: set it.
+    /// The bucket has no default, and gets the wanted one.
     Set,
 }
 
-/// The labels of every state.
+/// The states of buckets, as labels of metrics.
 pub const STATES: [&str; 2] = ["as_wanted", "differs"];
 
 // === impl Verdict ===
 
 impl Verdict {
+    /// The state of the bucket after the decision, one of [`STATES`].
     pub fn state(self) -> &'static str {
         match self {
             Self::AsWanted | Self::Set => STATES[0],
@@ -27,6 +28,7 @@ impl Verdict {
     }
 }
 
+/// Decides from a bucket's present default and the wanted one. Only a bucket without a default is changed.
 pub fn decide(current: Option<&Sse>, wanted: &Sse) -> Verdict {
     match current {
         None => Verdict::Set,
@@ -35,7 +37,7 @@ pub fn decide(current: Option<&Sse>, wanted: &Sse) -> Verdict {
     }
 }
 
-/// For log lines.
+/// The encryption's name in log lines.
 pub fn named(sse: &Sse) -> String {
     match sse {
         Sse::S3 => "SSE-S3".to_owned(),
