@@ -1,7 +1,8 @@
-//! Keys in a directory, one file a key, in KES's layout: file name = key name, content = the stored text, mode 0600.
+//! Keys in a directory, one file a key, in KES's layout: file name = key name, content = the stored text,
+//! mode 0600.
 //!
-//! A key file is whole or not there: it is written under a hidden name, synced, and linked into place, which fails
-//! when the name is taken. A disk that hangs is an error after a while, and holds up nothing else.
+//! A key file is created atomically: written under a hidden name, synced, and linked into place, which fails
+//! when the name is taken. A call on a disk that hangs fails after a bound, and delays nothing else.
 
 use crate::{
     cause::{Cause, Finding},
@@ -27,48 +28,50 @@ use std::{
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-/// Keys in a directory.
+/// A key store in a directory.
 pub struct FsStore {
     dir: Dir,
-    /// Calls that may be under way at once, those included that hang.
+    /// Bounds the concurrent calls, those that hang included.
     calls: Arc<Semaphore>,
-    /// What was left behind by a process before us is gone.
+    /// The hidden files of former processes are removed.
     swept: Arc<AtomicBool>,
 }
 
-/// The directory, as the calls that block see it.
+/// The directory, for calls on blocking threads.
 #[derive(Clone)]
 struct Dir {
     path: PathBuf,
-    /// A directory that is not there is an empty one: it is made with the first file.
+    /// A missing directory counts as an empty one, and is made with the first file.
     on_demand: bool,
 }
 
-/// A larger file is no key (KES reads as much).
-const MAX_FILE: u64 = 1024 * 1024;
+/// Bound of a key file, in bytes. KES has the same bound.
+const FILE_MAX: u64 = 1024 * 1024;
 
-/// How long a call may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-const CALLS: usize = 16;
+/// Bound of the time of one call.
+const CALL_MAX: Duration = Duration::from_secs(10);
+/// Bound of the number of concurrent calls.
+const CONCURRENT_CALLS_MAX: usize = 16;
 
-/// How many digits a hidden name ends in.
-const TAIL: usize = 16;
+/// Hexadecimal digits at the end of a hidden name.
+const HIDDEN_DIGITS: usize = 16;
 
 // === impl FsStore ===
 
 impl FsStore {
+    /// The store in a directory, which must exist.
     pub fn new(dir: PathBuf) -> Self {
-        // The words for a store tell two relative directories of one name apart.
+        // Absolute, since the store's description must tell two directories of one relative path apart.
         let dir = Dir { path: std::path::absolute(&dir).unwrap_or(dir), on_demand: false };
-        Self { dir, calls: Arc::new(Semaphore::new(CALLS)), swept: Arc::default() }
+        Self { dir, calls: Arc::new(Semaphore::new(CONCURRENT_CALLS_MAX)), swept: Arc::default() }
     }
 
-    /// The same for a directory that need not be there yet.
+    /// The same store for a directory that is made with the first file.
     pub fn made_on_demand(self) -> Self {
         Self { dir: Dir { on_demand: true, ..self.dir }, ..self }
     }
 
-    /// On a thread of its own.
+    /// Runs a call on a blocking thread, for a bounded time.
     async fn call<T: Send + 'static>(
         &self,
         what: &str,
@@ -83,7 +86,7 @@ impl FsStore {
             };
             tokio::task::spawn_blocking(blocking).await
         };
-        match tokio::time::timeout(PATIENCE, done).await {
+        match tokio::time::timeout(CALL_MAX, done).await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) => Err(self.dir.failed(what, &io::Error::other(error))),
             Err(_) => Err(self.dir.failed(what, &ErrorKind::TimedOut.into())),
@@ -105,7 +108,7 @@ impl Dir {
     fn read(&self, name: &Name) -> Result<Secret, Error> {
         let path = self.path.join(name.as_str());
         let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
-        let read = File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+        let read = File::open(&path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
         match read {
             Ok(_) => {}
             Err(error)
@@ -128,7 +131,8 @@ impl Dir {
         Ok(Secret::new(text.to_owned()))
     }
 
-    /// Writes the whole key under a hidden name, and lets `place` put it where it belongs.
+    /// Writes and syncs a key under a hidden name. `place` then moves or links the hidden file to the key's
+    /// own name.
     fn write(
         &self,
         name: &Name,
@@ -138,7 +142,7 @@ impl Dir {
         if self.on_demand {
             self.make()?;
         }
-        let tail = crate::secret::hex(&crate::secret::random32()[..TAIL / 2]);
+        let tail = crate::secret::hex(&crate::secret::random32()[..HIDDEN_DIGITS / 2]);
         let hidden = self.path.join(format!(".{name}.{tail}"));
         let result = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
@@ -152,7 +156,7 @@ impl Dir {
         File::open(&self.path)?.sync_all()
     }
 
-    /// Makes it, and what is missing above it; a power cut takes none of it back.
+    /// Makes the directory and its missing parents, synced to the disk.
     fn make(&self) -> io::Result<()> {
         let parents = self.path.ancestors().filter(|dir| !dir.as_os_str().is_empty());
         let missing: Vec<_> = parents.take_while(|dir| !dir.exists()).collect();
@@ -164,13 +168,13 @@ impl Dir {
         Ok(())
     }
 
-    /// Removes what `write` left behind when it was killed: it may hold a key. True when there is nothing more to look for.
+    /// Removes hidden files that a killed `write` has left, since they may hold keys. True when none is left.
     fn sweep(&self) -> bool {
         let Ok(entries) = fs::read_dir(&self.path) else { return false };
         let mut done = true;
         for entry in entries.flatten() {
             if entry.file_name().to_str().is_some_and(is_hidden) {
-                // One that is young may be somebody's who is writing it now.
+                // A young hidden file may be in use by a `write` under way.
                 done &= mint::is_left_behind(&entry.path()) && fs::remove_file(entry.path()).is_ok();
             }
         }
@@ -192,7 +196,7 @@ impl Dir {
         Ok(names)
     }
 
-    /// A name with a dot is none of a key.
+    /// The command that renames a key file. The new name has a dot, so it is no name of a key.
     fn how_to_set_aside(&self, name: &Name) -> String {
         let file = self.path.join(name.as_str()).display().to_string();
         let aside = shell_word(&format!("{file}.set-aside"));
@@ -223,7 +227,8 @@ impl KeyStore for FsStore {
                 let seen = format!("{} is not a directory", dir.path.display());
                 Err(Error::Failed(Cause::StoreUnavailable.seen(seen)))
             }
-            // Never made here: an empty one in the place of a disk that is not mounted would look like a new tenant's.
+            // The directory is never made here: an empty directory in place of a disk to be mounted would
+            // look like a new tenant's.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let fix =
                     format!("mkdir -m 700 {}, or mount it", shell_word(&dir.path.display().to_string()));
@@ -239,7 +244,7 @@ impl KeyStore for FsStore {
         self.call("reading a key", move |dir| dir.read(&wanted)).await
     }
 
-    /// A disk that is not mounted is an empty directory: nothing in it shows that a name is new.
+    /// Never [`History::New`]: the directory of a disk that is not mounted is empty.
     async fn history(&self, name: &Name) -> Result<History, Finding> {
         let wanted = name.clone();
         let what = "looking for a key";
@@ -306,10 +311,12 @@ impl KeyStore for FsStore {
     }
 }
 
-/// A name as `write` makes them.
+/// Whether a file name is a hidden name of `write`.
 fn is_hidden(file: &str) -> bool {
     let parts = file.strip_prefix('.').and_then(|rest| rest.rsplit_once('.'));
     parts.is_some_and(|(name, tail)| {
-        Name::parse(name).is_ok() && tail.len() == TAIL && tail.bytes().all(|byte| byte.is_ascii_hexdigit())
+        Name::parse(name).is_ok()
+            && tail.len() == HIDDEN_DIGITS
+            && tail.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
 }
