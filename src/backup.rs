@@ -1,7 +1,9 @@
-//! Backups: keys with their pins and where they came from, encrypted for people outside, and put back without overwriting.
+//! Backups: keys with their pins and their origin, encrypted for people outside, and put back without
+//! overwriting.
 //!
-//! The file is an age file (age-encryption.org/v1) for X25519 recipients, so that `age -d` opens it without us. Inside is one
-//! JSON object; the text of a key is what KES stores, byte for byte, its HMAC key included:
+//! A backup is an age file (age-encryption.org/v1) for X25519 recipients, so that `age -d` opens it without
+//! keswarden. The plaintext is one JSON object. The text of a key is the text that KES stores, byte for byte,
+//! HMAC key included:
 //!
 //! ```text
 //! { "keswarden_backup": 1, "made_at": RFC 3339, "origin": words, "tenant": text,
@@ -26,47 +28,54 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// Keys that were read, tried and held against their pins.
+/// The content of a backup: keys that were read, tried, and compared with their pins.
 pub struct Backup {
+    /// The time of the backup.
     pub made_at: jiff::Timestamp,
     /// The key store, in words.
     pub origin: String,
-    /// May be empty.
+    /// The tenant of the settings. May be empty.
     pub tenant: String,
+    /// The keys by name.
     pub keys: BTreeMap<Name, Kept>,
 }
 
 /// A key of a backup.
 pub struct Kept {
-    /// What is stored, as KES writes it.
+    /// The stored text, as KES writes it.
     text: Secret,
+    /// The key.
     pub version: KeyVersion,
+    /// The fingerprint of the key.
     pub fingerprint: String,
-    /// It was the pinned one when the backup was made.
+    /// The key was the pinned one when the backup was made.
     pub pinned: bool,
 }
 
-/// For whom a backup is encrypted.
+/// The people that a backup is encrypted for.
 pub struct Recipients(Vec<age::x25519::Recipient>);
 
-/// What became of a key.
+/// The result of the restore of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restored {
-    /// It was not there, and is now.
+    /// The key was missing, and was written.
     Written,
-    /// It was not there; nothing is written in a dry run.
+    /// The key is missing, and a dry run writes nothing.
     Absent,
-    /// The same key was there.
+    /// The store has the same key already.
     There,
 }
 
-/// How a key of a backup stands in a store.
+/// The comparison of a key of a backup with a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
+    /// The store has the same key.
     Same,
+    /// The store has no key of the name.
     Missing,
-    /// The store has another one.
+    /// The store has another key of the name, with this fingerprint.
     Other {
+        /// The fingerprint of the key in the store.
         fingerprint: String,
     },
 }
@@ -87,14 +96,15 @@ struct ContentKey {
     pinned: bool,
 }
 
-/// The form that is written; a reader takes it and every earlier one.
+/// The version of the form that is written. A reader takes this version and every earlier one.
 const VERSION: u32 = 1;
-/// A larger file is no backup of keys: it would hold a hundred thousand of them.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
-/// What age files start with.
-const AGE: &[u8] = b"age-encryption.org/v1";
+/// Bound of a backup's file, in bytes: room for a hundred thousand keys.
+const FILE_MAX: u64 = 64 * 1024 * 1024;
+/// The first bytes of an age file.
+const AGE_MAGIC: &[u8] = b"age-encryption.org/v1";
 
-/// Reads the keys of a store; those that cannot be vouched for are left out, with the reason.
+/// Reads keys of a store into a backup. Keys that cannot be read, do not work, or differ from what a witness
+/// knows are left out, each with the finding.
 pub async fn collect(
     store: &dyn KeyStore,
     witnesses: &Witnesses,
@@ -114,17 +124,17 @@ pub async fn collect(
 }
 
 async fn read(store: &dyn KeyStore, witnesses: &Witnesses, name: &Name) -> Result<Kept, Finding> {
-    let text = store.get(name).await.map_err(|error| error.into_finding(|| by_turns(name)))?;
+    let text = store.get(name).await.map_err(|error| error.into_finding(|| contradiction(name)))?;
     let mut kept = Kept::of(name, text, &store.describe())?;
     let statements = is_known(witnesses, name, &kept.fingerprint, &store.describe()).await?;
     kept.pinned = pins::is_pinned(&statements, &kept.fingerprint);
     Ok(kept)
 }
 
-/// What the witnesses say of a key that was found at a place.
+/// The statements of the witnesses on a key that was found at a place.
 ///
 /// # Errors
-/// When one of them knows another key of the name.
+/// When a witness knows another key of the name.
 pub async fn is_known(
     witnesses: &Witnesses,
     name: &Name,
@@ -142,7 +152,11 @@ pub async fn is_known(
     Ok(statements)
 }
 
-/// Puts one key back where there is none. What is there, whatever it is, stays.
+/// Puts one key back where the store has none. A stored text, whatever it is, stays. A dry run writes
+/// nothing.
+///
+/// # Errors
+/// When the store has another text under the name, cannot be read, or does not take the key.
 pub async fn restore(
     store: &dyn KeyStore,
     name: &Name,
@@ -171,20 +185,23 @@ pub async fn restore(
     })?;
     match standing(store, name, kept).await? {
         Standing::Same => Ok(Restored::Written),
-        _ => Err(by_turns(name)),
+        _ => Err(contradiction(name)),
     }
 }
 
-/// Holds a key of a backup against a store.
+/// Compares a key of a backup with a store.
+///
+/// # Errors
+/// When the store cannot give its key, or the stored text is no key that works.
 pub async fn standing(store: &dyn KeyStore, name: &Name, kept: &Kept) -> Result<Standing, Finding> {
     let text = match store.get(name).await {
         Ok(text) => text,
         Err(Error::Missing(_)) => return Ok(Standing::Missing),
-        Err(error) => return Err(in_the_way(store, name, error.into_finding(|| by_turns(name))).await),
+        Err(error) => return Err(incomparable(store, name, error.into_finding(|| contradiction(name))).await),
     };
     let there = match Kept::of(name, text, &store.describe()) {
         Ok(there) => there,
-        Err(finding) => return Err(in_the_way(store, name, finding).await),
+        Err(finding) => return Err(incomparable(store, name, finding).await),
     };
     Ok(match there.version.key.same(&kept.version.key) {
         true => Standing::Same,
@@ -192,8 +209,9 @@ pub async fn standing(store: &dyn KeyStore, name: &Name, kept: &Kept) -> Result<
     })
 }
 
-/// What is left of a lost key goes out of the way before the key comes back.
-async fn in_the_way(store: &dyn KeyStore, name: &Name, finding: Finding) -> Finding {
+/// The finding of a key that cannot be compared. Where the key is lost, the fix sets the stored text aside
+/// first.
+async fn incomparable(store: &dyn KeyStore, name: &Name, finding: Finding) -> Finding {
     if !finding.cause.is_key_lost() {
         return finding;
     }
@@ -201,10 +219,10 @@ async fn in_the_way(store: &dyn KeyStore, name: &Name, finding: Finding) -> Find
     finding.fix(format!("set aside what is left under the name, {set_aside}, and run this again"))
 }
 
-fn by_turns(name: &Name) -> Finding {
+fn contradiction(name: &Name) -> Finding {
     Cause::StoreUnavailable
-        .seen(format!("the key '{name}' is in the store and is not, by turns"))
-        .fix("try again; if it lasts, somebody else writes to the store")
+        .seen(format!("successive answers contradict each other on whether the key '{name}' is in the store"))
+        .fix("try again; if this lasts, another process writes to the store")
 }
 
 fn unusable(path: &Path, why: impl std::fmt::Display) -> Finding {
@@ -214,10 +232,10 @@ fn unusable(path: &Path, why: impl std::fmt::Display) -> Finding {
 // === impl Kept ===
 
 impl Kept {
-    /// A stored text that was found at a place, parsed and tried.
+    /// The key of a stored text that was found at a place, parsed and tried; not pinned.
     ///
     /// # Errors
-    /// When it is no key, or does not open what it seals.
+    /// When the text is no key, or the key does not open what it seals.
     pub fn of(name: &Name, text: Secret, place: &str) -> Result<Self, Finding> {
         let Usable { version, fingerprint } = Usable::read(name, &text, &format!("in {place}"))?;
         Ok(Self { text, version, fingerprint, pinned: false })
@@ -227,7 +245,10 @@ impl Kept {
 // === impl Recipients ===
 
 impl Recipients {
-    /// `age1…`, as `age-keygen` prints them.
+    /// Parses recipients of the form `age1…`, as `age-keygen` prints them.
+    ///
+    /// # Errors
+    /// When a text is no X25519 recipient of age.
     pub fn parse(texts: &[String]) -> Result<Self, Finding> {
         let parsed = texts.iter().map(|text| {
             text.trim().parse().map_err(|error| {
@@ -239,10 +260,12 @@ impl Recipients {
         Ok(Self(parsed.collect::<Result<_, _>>()?))
     }
 
+    /// The number of recipients.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Whether there are no recipients.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -251,7 +274,10 @@ impl Recipients {
 // === impl Backup ===
 
 impl Backup {
-    /// Encrypts and writes it where no file is yet; it is on the disk when this returns.
+    /// Encrypts the backup into a new file of mode 0600. On success the file is synced to the disk.
+    ///
+    /// # Errors
+    /// When the file exists, or cannot be written; no part of the file is left then.
     pub fn write(&self, path: &Path, recipients: &Recipients) -> Result<(), Finding> {
         let sealed = self.seal(recipients).map_err(|error| unusable(path, error))?;
         files::create_anywhere(path, 0o600, &sealed).map_err(|error| {
@@ -293,10 +319,15 @@ impl Backup {
         Ok(sealed)
     }
 
-    /// Reads and decrypts one with any of the identities in the file that `age-keygen` wrote.
+    /// Reads the backup at `path`, decrypted with any identity in the file `identities`, as `age-keygen`
+    /// writes the file.
+    ///
+    /// # Errors
+    /// When a file cannot be read, no identity decrypts the backup, or the content is no backup of this
+    /// version or an earlier one with keys that work.
     pub fn read(path: &Path, identities: &Path) -> Result<Self, Finding> {
-        let sealed = files::read(path, MAX_FILE).map_err(|error| unusable(path, error))?;
-        if !sealed.starts_with(AGE) {
+        let sealed = files::read(path, FILE_MAX).map_err(|error| unusable(path, error))?;
+        if !sealed.starts_with(AGE_MAGIC) {
             return Err(unusable(path, "it is no age file"));
         }
         let identities = read_identities(identities)?;
@@ -328,7 +359,7 @@ impl Backup {
             )
             .fix("run the version that wrote it, or a later one"));
         }
-        // What was wrong is not quoted: it may be a key.
+        // The error is not quoted: its words may have a key in them.
         let content: Content =
             serde_json::from_slice(text).map_err(|_| unusable(path, "it opens, and cannot be read"))?;
         let mut keys = BTreeMap::new();
@@ -339,7 +370,7 @@ impl Backup {
                 return Err(unusable(
                     path,
                     format!(
-                        "its key '{name}' has the fingerprint {}, and {fingerprint} stands beside it",
+                        "its key '{name}' has the fingerprint {}, and the backup names {fingerprint}",
                         kept.fingerprint
                     ),
                 ));
@@ -350,15 +381,17 @@ impl Backup {
     }
 }
 
-/// Into one buffer that is large enough from the start: one that grows leaves copies behind.
+/// The content as JSON, in a buffer that is large enough from the start: a buffer that grows leaves copies of
+/// keys in memory.
 fn encode(content: &Content) -> Zeroizing<Vec<u8>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(room(content)));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size_max(content)));
     serde_json::to_writer(&mut *bytes, content).expect("texts must encode");
     bytes
 }
 
-/// The most that it takes: every quote of a text takes two bytes, and beside it are the names of the members.
-fn room(content: &Content) -> usize {
+/// Bound of the bytes of the content as JSON: two for each byte of a text, since quotes are escaped, and the
+/// members' names.
+fn size_max(content: &Content) -> usize {
     let keys = content.keys.iter();
     let keys = keys.map(|(name, key)| name.len() + 2 * key.text.len() + key.fingerprint.len() + 64);
     keys.sum::<usize>() + 2 * (content.origin.len() + content.tenant.len()) + 1024
@@ -374,7 +407,7 @@ fn read_identities(path: &Path) -> Result<Vec<age::x25519::Identity>, Finding> {
     let text =
         std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| failed(error.to_string()))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    // What is wrong with a line is not quoted: it may be secret all the same.
+    // A wrong line is not quoted: the line may be secret nevertheless.
     let parsed: Result<Vec<_>, _> = lines.map(str::parse).collect();
     match parsed {
         Ok(identities) if identities.is_empty() => Err(failed("there are none in it".to_owned())),
@@ -383,7 +416,8 @@ fn read_identities(path: &Path) -> Result<Vec<age::x25519::Identity>, Finding> {
     }
 }
 
-/// When a backup was last proven to hold what is in use: a file in the run directory, written by the drill and read by the agent.
+/// The record of the last drill that passed: a JSON file in the run directory, written by `key verify` and
+/// read by the agent.
 pub struct Drill(PathBuf);
 
 #[derive(Deserialize, Serialize)]
@@ -396,17 +430,22 @@ struct Drilled {
 // === impl Drill ===
 
 impl Drill {
+    /// The record in a run directory.
     pub fn of(run_dir: &Path) -> Self {
         Self(run_dir.join("agent/last-drill.json"))
     }
 
+    /// Writes the record of a drill that compared this number of keys.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn note(&self, at: jiff::Timestamp, keys: usize) -> std::io::Result<()> {
         let text =
             serde_json::to_string(&Drilled { drill: 1, at, keys }).expect("a number and a time must encode");
         files::write(&self.0, 0o644, text.as_bytes())
     }
 
-    /// Nothing when there never was one here.
+    /// The time of the last drill. Absent when there is no record.
     pub fn last(&self) -> Option<jiff::Timestamp> {
         let text = std::fs::read(&self.0).ok()?;
         serde_json::from_slice(&text).ok().map(|Drilled { at, .. }| at)
@@ -435,7 +474,7 @@ mod tests {
             keys: keys.map(|(name, text)| (name, key(text))).collect(),
         };
         let bytes = encode(&content);
-        assert!(bytes.len() <= room(&content));
-        assert_eq!(bytes.capacity(), room(&content));
+        assert!(bytes.len() <= size_max(&content));
+        assert_eq!(bytes.capacity(), size_max(&content));
     }
 }

@@ -1,11 +1,11 @@
-//! The closed list of causes: why something waits or failed, what to do, and how a process ends on it.
+//! The closed list of causes: why a wait or failure happens, the fix, and the exit code.
 
 use crate::exit;
 use std::fmt;
 
 macro_rules! causes {
     ($($variant:ident = $id:literal, $class:ident, $nature:ident, $means:literal, $fix:literal;)+) => {
-        /// Why something waits or failed.
+        /// Why a wait or failure happens.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Cause { $(#[doc = $means] $variant,)+ }
 
@@ -26,12 +26,12 @@ macro_rules! causes {
                 match self { $(Cause::$variant => Nature::$nature,)+ }
             }
 
-            /// What it means, in a sentence.
+            /// The meaning of the cause, in a sentence.
             pub fn meaning(self) -> &'static str {
                 match self { $(Cause::$variant => $means,)+ }
             }
 
-            /// What a person does about it, where nobody knows better.
+            /// The fix for a person, where the finding has no better one.
             pub fn usual_fix(self) -> &'static str {
                 match self { $(Cause::$variant => $fix,)+ }
             }
@@ -39,23 +39,23 @@ macro_rules! causes {
     };
 }
 
-/// What kind of trouble a cause is, which decides the exit code.
+/// The class of a cause, which decides the exit code.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
-    /// May pass by itself, or by somebody's hand elsewhere.
+    /// The cause may pass by itself, or by work elsewhere.
     Unavailable,
-    /// The key data is not what it must be.
+    /// A key, or data about keys, is not right.
     Data,
-    /// Somebody refused who we are.
+    /// A login, a right or a certificate was refused, or soon will be.
     Credentials,
-    /// What we were told cannot be right.
+    /// A setting is wrong or missing.
     Settings,
-    /// A file or address of this machine.
+    /// A file, address or disk of this machine cannot be used.
     Machine,
 }
 
-/// What a cause says of the peer or of the key, which decides what the program does. Every predicate of [`Cause`] matches all natures, so
-/// that a new cause must choose.
+/// The nature of a cause: what the cause says of the peer or of the key, which decides what the program does.
+/// Every predicate of [`Cause`] matches all natures, so that a new nature must choose.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Nature {
     /// No connection came about, so no request was sent.
@@ -64,15 +64,15 @@ enum Nature {
     Unanswered,
     /// The peer's health page is green, and requests hang or fail.
     Stalled,
-    /// TLS did not lead to a peer that can be trusted. No request was sent.
+    /// TLS found no peer that can be trusted. No request was sent.
     Untrusted,
     /// The peer says of itself that it serves nobody for now.
     NotServing,
-    /// The peer answers with errors of its own, or something else answers in its place.
+    /// The peer answers with errors of its own, or a proxy answers in its place.
     Failing,
     /// The peer answers, and refuses the login, the request or the place.
     Refused,
-    /// The peer answers, and the path is not for us: no right, or no mount.
+    /// The peer answers, and the login has no right to the path, or there is no mount.
     Forbidden,
     /// No key is stored under the name, and the store shows no trace of one.
     KeyAbsent,
@@ -80,15 +80,15 @@ enum Nature {
     KeyDeleted,
     /// A key was stored under the name, and its bytes are gone.
     KeyDestroyed,
-    /// Something else than the right key is stored under the name.
+    /// Another key, or no key at all, is stored in place of the right key.
     KeyWrong,
-    /// A key is stored, wrapped by an engine that is not set up here.
+    /// A key is stored, wrapped by a transit engine that the settings do not name.
     KeyWrapped,
-    /// A key is stored, and does not do what a right key would do.
+    /// A key exists, and fails a test that the right key would pass.
     KeyDoubtful,
     /// A file, an address or a setting of this machine cannot be used.
     Unusable,
-    /// Everything works, and should not stay as it is.
+    /// Everything works, and a person should change something.
     Advice,
 }
 
@@ -178,13 +178,15 @@ causes! {
     RunDirUnusable = "run_dir_unusable", Machine, Unusable, "the run directory cannot be written", "make KESWARDEN_RUN_DIR writable for this process";
 }
 
-/// A cause, with what was seen and what to do here. Holds no secret: it is printed, logged and served.
+/// A cause, with the observation and the fix of this case. Holds no secret: findings are printed, logged and
+/// served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
+    /// The cause.
     pub cause: Cause,
-    /// What was tried, on what, and what was seen, in the peer's own words.
+    /// The observation: what was tried, on what, and what was seen, in the peer's own words.
     pub seen: String,
-    /// What a person does about it.
+    /// The fix: what a person does about the cause here.
     pub fix: String,
 }
 
@@ -196,7 +198,8 @@ impl Cause {
         Finding { cause: self, seen: seen.into(), fix: self.usual_fix().to_owned() }
     }
 
-    /// Whether a sealed copy may take the store's place: the store is away, rather than another one, empty, or closed to us.
+    /// Whether keys may come from a sealed copy: the store is away, and neither empty, wrong, nor closed to
+    /// this login.
     pub fn allows_sealed_copy(self) -> bool {
         use Nature::*;
         match self.nature() {
@@ -206,7 +209,7 @@ impl Cause {
         }
     }
 
-    /// Whether the peer was heard at all, if only to refuse.
+    /// Whether the peer gave any answer, a refusal included.
     pub fn is_an_answer(self) -> bool {
         use Nature::*;
         match self.nature() {
@@ -236,7 +239,8 @@ impl Cause {
         }
     }
 
-    /// Whether the store has lost the right key for sure: what is sealed with a copy of the key opens nowhere after a restart.
+    /// Whether the store has certainly lost the right key: data sealed with the held key would open nowhere
+    /// after a restart.
     pub fn is_key_lost(self) -> bool {
         use Nature::*;
         match self.nature() {
@@ -246,7 +250,7 @@ impl Cause {
         }
     }
 
-    /// Whether the store answers that it can give no key of the name, whatever it remembers.
+    /// Whether the store answers that it has no key of the name to give, with or without a trace of one.
     pub fn is_no_key(self) -> bool {
         use Nature::*;
         match self.nature() {
@@ -256,7 +260,7 @@ impl Cause {
         }
     }
 
-    /// Whether the store's answer shows that something is or was stored under the name.
+    /// Whether the store's answer shows that a text is or was stored under the name.
     pub fn is_trace_of_key(self) -> bool {
         use Nature::*;
         match self.nature() {
@@ -266,7 +270,7 @@ impl Cause {
         }
     }
 
-    /// Whether everything works for now: a warning, which no exit code tells of.
+    /// Whether the cause is a warning, which changes no exit code: everything works for now.
     pub fn is_advice(self) -> bool {
         self.nature() == Nature::Advice
     }

@@ -1,7 +1,8 @@
-//! What an operator on this machine may ask of the running agent, over a socket that only its own user can reach.
+//! The control socket: requests of an operator on this machine to the running agent. Only the agent's own
+//! user can connect.
 //!
-//! One line in, one line out: `rescue NAME` puts the copy of a key that is in memory back into the key store, for a key that is
-//! lost there; `keys` tells what is at hand.
+//! A request is one line, and so is the reply. `rescue NAME` puts a held key back into the key store that has
+//! lost it. `keys` lists the held keys.
 
 use crate::{
     cause::{Cause, Finding},
@@ -24,37 +25,38 @@ use tokio::{
     sync::watch,
 };
 
-/// Where the socket is, below the run directory.
+/// The socket's path below the run directory.
 const SOCKET: &str = "agent/control.sock";
-/// A request is a short line, and is there at once.
-const MAX_LINE: u64 = 256;
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a look at what the agent holds may take.
-const LOOK: Duration = Duration::from_secs(5);
-/// A longer list of keys is cut.
-const MAX_REPLY: u64 = 1 << 20;
+/// Bound of a request, in bytes.
+const REQUEST_MAX: u64 = 256;
+/// Bound of the time of one request, on either side.
+const EXCHANGE_MAX: Duration = Duration::from_secs(60);
+/// Bound of the time for which the agent is asked as a witness.
+const WITNESS_MAX: Duration = Duration::from_secs(5);
+/// Bound of a reply, in bytes. A longer list of keys is cut.
+const REPLY_MAX: u64 = 1 << 20;
 
-/// The socket of an agent with this run directory.
+/// The path of the socket of the agent with this run directory.
 pub fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join(SOCKET)
 }
 
-/// One question to an agent, and its answer.
+/// Sends one request to the agent of a run directory, and returns the reply without its line end.
 ///
 /// # Errors
-/// When nobody listens, as where no agent runs, or the answer does not come in time.
+/// When no agent listens, the socket does not let this user in, or the reply does not come within a minute.
 pub async fn ask(run_dir: &Path, question: &str) -> io::Result<String> {
     let asked = async {
         let mut stream = UnixStream::connect(socket(run_dir)).await?;
         stream.write_all(format!("{question}\n").as_bytes()).await?;
         let mut reply = String::new();
-        stream.take(MAX_REPLY).read_to_string(&mut reply).await?;
+        stream.take(REPLY_MAX).read_to_string(&mut reply).await?;
         Ok(reply.trim_end().to_owned())
     };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(EXCHANGE_MAX, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// The agent of a run directory as a witness, while one runs.
+/// The running agent of a run directory as a witness.
 pub struct AgentWitness(pub PathBuf);
 
 #[async_trait]
@@ -74,7 +76,7 @@ impl Witness for AgentWitness {
         ))
     }
 
-    /// What a process holds it goes on holding until its end: that is said, and not taken for forgotten.
+    /// Fails while the agent holds the key: a process holds its keys until its end.
     async fn forget(&self, name: &Name, was: &str, _: Option<&str>) -> Result<(), Finding> {
         let known = self.says(name).await;
         let holds = |known: &Known| matches!(known, Known::Fingerprint(held, _) if is_same(was, held));
@@ -87,9 +89,9 @@ impl Witness for AgentWitness {
     }
 
     async fn says(&self, name: &Name) -> Option<Says> {
-        let keys = match tokio::time::timeout(LOOK, ask(&self.0, "keys")).await {
+        let keys = match tokio::time::timeout(WITNESS_MAX, ask(&self.0, "keys")).await {
             Ok(Ok(keys)) => keys,
-            // What a killed agent has left is no agent.
+            // A socket that a killed agent has left is no agent.
             Ok(Err(error))
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
             {
@@ -119,12 +121,12 @@ impl AgentWitness {
     }
 }
 
-/// Answers until the drain.
+/// Answers requests on the control socket until the drain. A socket that cannot be bound is logged.
 pub async fn serve(run_dir: PathBuf, keyring: watch::Receiver<Keyring>, mut drain: Drain) -> Ended {
     let listener = match listen(&socket(&run_dir)) {
         Ok(listener) => listener,
         Err(error) => {
-            // Nothing but a rescue needs it.
+            // Serving keys does not need the socket.
             tracing::warn!("no control socket below {}: {error}", run_dir.display());
             drain.started().await;
             return Ended::Drained;
@@ -136,9 +138,9 @@ pub async fn serve(run_dir: PathBuf, keyring: watch::Receiver<Keyring>, mut drai
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        // One at a time: it is a person who asks.
+        // One request at a time, since a person sends them.
         let keyring = keyring.borrow().clone();
-        let answered = tokio::time::timeout(PATIENCE, answer(stream, &keyring));
+        let answered = tokio::time::timeout(EXCHANGE_MAX, answer(stream, &keyring));
         if let Some(Ok(Err(error))) = drain.or(answered).await {
             tracing::debug!("a request on the control socket failed: {error}");
         }
@@ -152,7 +154,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         fs::set_permissions(dir, Permissions::from_mode(0o700))?;
     }
-    // What a killed agent has left.
+    // A killed agent may have left its socket.
     let _ = fs::remove_file(path);
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
@@ -162,7 +164,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 async fn answer(mut stream: UnixStream, keyring: &Keyring) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
-    BufReader::new(reader.take(MAX_LINE)).read_line(&mut line).await?;
+    BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line).await?;
     let words: Vec<_> = line.split_whitespace().collect();
     let reply = match words[..] {
         ["keys"] => keys(keyring),
@@ -174,7 +176,7 @@ async fn answer(mut stream: UnixStream, keyring: &Keyring) -> io::Result<()> {
     writer.shutdown().await
 }
 
-/// `NAME FINGERPRINT ok|lost`, by spaces and semicolons.
+/// The held keys as `NAME FINGERPRINT ok|lost`, joined by `; `.
 fn keys(keyring: &Keyring) -> String {
     let mut keys: Vec<_> = keyring
         .all()

@@ -1,14 +1,15 @@
-//! The gate: nothing starts before the keys are there, work, and KES says so too. The only way to a keyring.
+//! The gate: MinIO starts only after the key store, the keys and KES have passed every check. The only way to
+//! a keyring.
 //!
-//! It waits for ever, or to a deadline; each attempt is bounded; why it waits is said at once, at each change, and every
-//! 15 seconds.
+//! The gate waits for ever, or to a deadline. Each attempt is bounded. The cause of the wait is logged at
+//! once, at each change, and every 15 seconds.
 
 mod checks;
 mod creation;
 mod judged;
 mod proof;
 mod remote;
-mod standby;
+mod sealed_copy;
 
 use crate::{
     cause::{Cause, Finding},
@@ -29,74 +30,81 @@ use prometheus::{CounterVec, IntGaugeVec};
 pub use remote::Canaries;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// The conditions of the gate, and how long it waits for them.
+/// The conditions of the gate, and how long the gate waits for them.
 #[derive(Clone)]
 pub struct Settings {
-    /// The keys that must be there: the default EK, or those that KES's own file names.
+    /// The demanded keys: the default EK, or the keys that KES's own file names. May be empty.
     pub keys: Vec<Name>,
+    /// Whether a demanded key that is missing may be created.
     pub create: Create,
-    /// The tenant's own drives, paths or patterns; none: nothing is proven by data.
+    /// The tenant's own drives, as paths or patterns. Empty: no key is proven by data.
     pub drives: Vec<String>,
-    /// There is no key store: KES alone is asked, and the keys are never at hand.
+    /// No key store is configured: KES alone is asked, and no key is ever held.
     pub kes_alone: bool,
-    /// End when a key is lost, rather than wait for the key to come back.
+    /// A lost key ends the wait, although the key might come back.
     pub exit_on_lost: bool,
     /// The maker that new keys name in their own record.
     pub maker: String,
-    /// For ever when absent.
+    /// The bound of the whole wait. Absent: the gate waits for ever.
     pub deadline: Option<Duration>,
 }
 
-/// Everything that the gate asks.
+/// The dependencies of the gate: everything that the gate asks.
 #[derive(Clone)]
 pub struct Deps {
     /// The key store, behind its witnesses.
     pub store: Arc<dyn KeyStore>,
+    /// The places that remember keys.
     pub memory: Memory,
-    /// The sealed copy that may stand in for a Vault that is away.
+    /// The sealed copy, for a start while Vault is away.
     pub copy: Option<Arc<SealedCopy>>,
-    /// The place of canaries for keys that only KES has.
+    /// The place of canaries, for keys that only KES has.
     pub canaries: Canaries,
-    /// The KES that MinIO was told to use, asked again at each attempt.
+    /// The KES of MinIO's own settings, read again at each attempt.
     pub kes: KesSource,
+    /// The registry of the metrics of gate and keyring.
     pub registry: Registry,
+    /// The clock of waits, bounds and records.
     pub clock: Clock,
 }
 
-/// Everything that remembers keys here.
+/// The places that remember keys.
 #[derive(Clone, Default)]
 pub struct Memory {
+    /// Every witness, pins included.
     pub witnesses: Witnesses,
-    /// Those of the witnesses that are pins: one may be demanded.
+    /// The pins among the witnesses: the mode may demand a pin.
     pub pins: Pins,
-    /// How a person is told to mend it.
+    /// The commands that findings suggest to a person.
     pub commands: Commands,
-    /// The keys that the drives name and the store does not have, as the gate finds them.
+    /// The keys that the drives name and the store lacks, noted by the gate.
     pub named: Arc<NamedByDrives>,
-    /// Where keys are remembered for longer than this machine, or pod, runs; nothing when nowhere.
+    /// The places, in words, that remember keys for longer than this machine or pod runs. May be empty.
     pub lasting: Vec<String>,
 }
 
-/// Whether the default EK may be made here.
+/// Whether a demanded key that is missing may be created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Create {
-    /// Somebody else makes it.
+    /// Another process, or a person, creates the key.
     #[default]
     Never,
-    /// Made when no witness knows the name, and each could be asked; in a store that forgets what is deleted, only with drives that are
-    /// new.
+    /// The gate creates the key when every witness could be asked and none knows the name. A store that
+    /// forgets deleted keys needs new drives besides.
     IfNew,
-    /// The same, asked for by a person or a job: a store that forgets is no obstacle.
+    /// As `IfNew`, on the request of a person or a job: a store that forgets is no obstacle.
     First,
-    /// The same where drives that could not be read are no obstacle either; drives that name the key are.
+    /// As `First`, where unreadable drives are no obstacle either. Drives that name the key are one.
     FirstWhateverDrives,
 }
 
-/// The deadline passed, or nothing is to be waited for.
+/// The gate did not pass: the deadline has passed, or a key is lost and `exit_on_lost` is set.
 #[derive(Debug, thiserror::Error)]
 #[error("the gate did not pass within {}: {finding}", clock::human(*.waited))]
 pub struct Refused {
+    /// The first finding of the last attempt.
     pub finding: Finding,
+    /// The time since the gate began.
     pub waited: Duration,
 }
 
@@ -106,16 +114,19 @@ struct Metrics {
     pinned: IntGaugeVec,
 }
 
-/// Between attempts: a change is seen within a second.
-const POLL: Duration = Duration::from_millis(500);
-/// Before a cause is said again that another one has taken the place of.
-const BACK: Duration = Duration::from_secs(5);
-/// Between lines of one cause whose words change.
-const CHANGE: Duration = Duration::from_secs(1);
-/// Between lines that say the same.
-const REMIND: Duration = Duration::from_secs(15);
+/// Pause between attempts: a change is seen within a second.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
+/// Least time between two lines of one cause with another cause's line in between.
+const RETURNED_LINE_PAUSE: Duration = Duration::from_secs(5);
+/// Least time between two successive lines of one cause with different words.
+const CHANGED_LINE_PAUSE: Duration = Duration::from_secs(1);
+/// Least time between two successive lines of the same words.
+const SAME_LINE_PAUSE: Duration = Duration::from_secs(15);
 
-/// Waits until everything is there; `guard` is done then.
+/// Waits until every check passes, and marks `guard` as done.
+///
+/// # Errors
+/// When the deadline passes, or when a key is lost and `exit_on_lost` is set.
 pub async fn pass(
     settings: &Settings,
     deps: &Deps,
@@ -124,29 +135,29 @@ pub async fn pass(
 ) -> Result<(Keyring, KeyringWriter), Refused> {
     let Deps { store, registry, clock, .. } = deps;
     let metrics = Metrics::new(registry);
-    let waits = settings.deadline.is_none_or(|deadline| deadline > judged::DRIVES_MAY_COME * 2);
+    let waits = settings.deadline.is_none_or(|deadline| deadline > judged::DRIVES_WAIT_MAX * 2);
     let checks = Checks::new(settings, deps).waiting(waits);
     let mut waiting = Waiting::new(clock);
     let (keyring, writer) = loop {
-        // What an attempt that failed has read is never served.
+        // A fresh keyring for each attempt: keys read by a failed attempt are never served.
         let (keyring, writer) = keyring::new(store.clone(), registry, clock.clone());
         let before = clock.now();
         let left = settings.deadline.map(|deadline| deadline.saturating_sub(before - waiting.since));
         let failed = match checks.all(&writer, left).await {
             Ok(notes) => {
-                say_notes(&notes, health);
+                log_notes(&notes, health);
                 break (keyring, writer);
             }
             Err(failed) => failed,
         };
-        let waited = waiting.say(&failed, settings, clock, health);
+        let waited = waiting.log(&failed, settings, clock, health);
         let finding = failed.finding;
         let left = settings.deadline.map(|deadline| deadline.saturating_sub(waited));
         let lost = settings.exit_on_lost && finding.cause.exit_code() == exit::DATA;
         if left == Some(Duration::ZERO) || lost {
             return Err(Refused { finding, waited });
         }
-        tokio::time::sleep(left.map_or(POLL, |left| left.min(POLL))).await;
+        tokio::time::sleep(left.map_or(ATTEMPT_PAUSE, |left| left.min(ATTEMPT_PAUSE))).await;
         let blocked = (clock.now() - before).as_secs_f64();
         metrics.blocked.with_label_values(&[finding.cause.id()]).inc_by(blocked);
     };
@@ -166,21 +177,22 @@ pub async fn pass(
         "gate_passed",
         format!("the gate passed after {waited}: {what} is there and works"),
     );
-    say_where_keys_are_remembered(settings, deps, &keyring, &metrics, health).await;
+    warn_of_unremembered_keys(settings, deps, &keyring, &metrics, health).await;
     guard.done();
     Ok((keyring, writer))
 }
 
-/// What stops nobody.
-fn say_notes(notes: &[Finding], health: &Health) {
+/// Logs warnings, which stop no start.
+fn log_notes(notes: &[Finding], health: &Health) {
     for note in notes {
         tracing::warn!(cause = note.cause.id(), "{note}");
         health.happened(Severity::Warning, note.cause.id(), format!("{}; fix: {}", note.seen, note.fix));
     }
 }
 
-/// Nothing would notice if a key that nobody remembers were another one at the next start: that is said at every start.
-async fn say_where_keys_are_remembered(
+/// Warns at every start of keys that no lasting place remembers: another key at the next start would go
+/// unnoticed.
+async fn warn_of_unremembered_keys(
     settings: &Settings,
     deps: &Deps,
     keyring: &Keyring,
@@ -199,19 +211,19 @@ async fn say_where_keys_are_remembered(
             continue;
         }
         let seen = format!(
-            "the key '{name}', fingerprint {}, is remembered in nothing that outlives this machine's next start, or this pod: nobody \
-             would notice then if it were another one",
+            "the key '{name}', fingerprint {}, is remembered in nothing that outlives this machine's next start, or this pod: another key \
+             under the name would go unnoticed then",
             held.fingerprint
         );
         let finding = Cause::KeyUnpinned.seen(seen).fix(format!(
             "set KESWARDEN_STATE_DIR to a directory that lasts, or KESWARDEN_PIN_KV, or KESWARDEN_PINS={name}={}",
             held.fingerprint
         ));
-        say_notes(&[finding], health);
+        log_notes(&[finding], health);
     }
 }
 
-/// One attempt: what a new key store must pass before it takes the place of the one in use.
+/// Runs one attempt, for a reload: a new key store must pass before the agent uses the store.
 ///
 /// # Errors
 /// The first finding of the first check that failed.
@@ -225,31 +237,31 @@ pub async fn attempt(settings: &Settings, deps: &Deps) -> Result<(Keyring, Keyri
     Ok((keyring, writer))
 }
 
-/// Every check once, for `doctor`.
+/// Runs every check once, for `doctor`: creates nothing and remembers nothing.
 pub async fn examine(settings: &Settings, deps: &Deps) -> Vec<Row> {
     let (_, writer) = keyring::new(deps.store.clone(), &deps.registry, deps.clock.clone());
-    let checks = Checks::new(settings, deps).only_looking();
+    let checks = Checks::new(settings, deps).read_only();
     checks.each(&writer, None).await
 }
 
-/// What was said last, and when.
+/// The wait so far, and the lines logged about the wait.
 struct Waiting {
     since: Instant,
-    /// What was said last.
+    /// The cause of the last line.
     last: Option<Cause>,
-    /// What was said of each, and when.
-    said: HashMap<Cause, (String, Instant)>,
+    /// The words and the time of each cause's last line.
+    logged: HashMap<Cause, (String, Instant)>,
 }
 
 // === impl Waiting ===
 
 impl Waiting {
     fn new(clock: &Clock) -> Self {
-        Self { since: clock.now(), last: None, said: HashMap::new() }
+        Self { since: clock.now(), last: None, logged: HashMap::new() }
     }
 
-    /// Says it at once, at each change, and every 15 seconds. How long it has waited.
-    fn say(
+    /// Logs the failure at once, at each change, and every 15 seconds. Returns the time waited so far.
+    fn log(
         &mut self,
         Failed { check, finding, others }: &Failed,
         settings: &Settings,
@@ -259,17 +271,17 @@ impl Waiting {
         let now = clock.now();
         let waited = now - self.since;
         let is_new = self.last != Some(finding.cause);
-        // The same cause in other words, such as one more key share, is worth a line, but not one for each attempt; nor is each turn
-        // of two causes that take turns.
-        let fresh = self.said.get(&finding.cause).is_none_or(|(seen, at)| {
+        // Other words of the same cause, such as one more key share, get a line, but not at each attempt. Two
+        // causes that alternate get no line at each alternation.
+        let is_due = self.logged.get(&finding.cause).is_none_or(|(seen, at)| {
             let pause = match (is_new, *seen == finding.seen) {
-                (true, _) => BACK,
-                (false, false) => CHANGE,
-                (false, true) => REMIND,
+                (true, _) => RETURNED_LINE_PAUSE,
+                (false, false) => CHANGED_LINE_PAUSE,
+                (false, true) => SAME_LINE_PAUSE,
             };
             now - *at >= pause
         });
-        if fresh {
+        if is_due {
             let what = check.what(&settings.keys);
             let also = others.iter().map(|other| format!("; also {}: {}", other.cause, other.seen));
             let also: String = also.collect();
@@ -290,7 +302,7 @@ impl Waiting {
                 }),
             );
             self.last = Some(finding.cause);
-            self.said.insert(finding.cause, (finding.seen.clone(), now));
+            self.logged.insert(finding.cause, (finding.seen.clone(), now));
         }
         waited
     }
@@ -299,6 +311,7 @@ impl Waiting {
 // === impl Memory ===
 
 impl Memory {
+    /// Whether a key without a pin may pass.
     pub fn mode(&self) -> pins::Mode {
         self.pins.mode
     }

@@ -1,7 +1,9 @@
-//! The keys at hand: readers see one consistent set without a lock over an await; one writer changes it.
+//! The keyring: the held keys. Readers see one consistent set without a lock over an await; one writer
+//! changes the set.
 //!
-//! A look-up that misses asks the store, by message to the writer's side: once, however many ask for the same name. So a key
-//! that another pod made a second ago is used at its first mention, and no slow store ever delays a key that is here.
+//! A look-up of a key that is not held asks the store, by message to the writer: once for any number of
+//! concurrent look-ups of a name. So a key that another pod made a second ago is used at its first mention,
+//! and a slow store delays no key that is held.
 
 mod worker;
 mod writer;
@@ -22,28 +24,32 @@ pub use worker::Verified;
 use worker::Worker;
 pub use writer::KeyringWriter;
 
-/// A key that was read, parsed and tried.
+/// A held key: read, parsed and tried.
 pub struct Held {
+    /// The key.
     pub version: Arc<KeyVersion>,
+    /// The fingerprint of the key.
     pub fingerprint: String,
-    /// The store holds other bytes, or none, under this name now: it opens, but seals no more.
+    /// The store has another key, or none, under this name now: the held key opens, and seals no more.
     pub lost: bool,
-    /// When it was last fetched and compared, as [`Clock::boot`] counts.
+    /// The time of the last good verification, as [`Clock::boot`] counts.
     pub verified: Duration,
-    /// In how many looks in a row there was no such key, and since when.
+    /// The number of verifications in a row that found no such key, and the time of the first.
     absent: Option<(u32, Duration)>,
 }
 
-/// For how long after its last good verification a key is used; absent: without limit.
+/// Bounds of the time since a key's last good verification. Absent: no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// The bound for opening.
     pub open: Option<Duration>,
+    /// The bound for sealing.
     pub seal: Option<Duration>,
 }
 
 type Snapshot = HashMap<Name, Arc<Held>>;
 
-/// Reads keys. Cheap to clone.
+/// The reading side. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring {
     snapshot: watch::Receiver<Arc<Snapshot>>,
@@ -62,13 +68,13 @@ enum Request {
     Rescue(Name, Arc<Held>, oneshot::Sender<Result<String, Finding>>),
 }
 
-/// How many requests may wait for the writer's side; who asks beyond that waits in the API.
-const QUEUE: usize = 1024;
+/// Bound of the requests that wait for the writer. Further requests wait in the API.
+const QUEUED_REQUESTS_MAX: usize = 1024;
 
-/// A reader and a writer over `store`, without any key yet.
+/// The reading and the writing side over `store`, without any held key.
 pub fn new(store: Arc<dyn KeyStore>, registry: &Registry, clock: Clock) -> (Keyring, KeyringWriter) {
     let (sender, receiver) = watch::channel(Arc::default());
-    let (requests, queue) = mpsc::channel(QUEUE);
+    let (requests, queue) = mpsc::channel(QUEUED_REQUESTS_MAX);
     let worker = Arc::new(Worker::new(store, registry, clock));
     (Keyring { snapshot: receiver, requests }, KeyringWriter::new(sender, queue, worker))
 }
@@ -76,7 +82,11 @@ pub fn new(store: Arc<dyn KeyStore>, registry: &Registry, clock: Clock) -> (Keyr
 // === impl Keyring ===
 
 impl Keyring {
-    /// The key, from memory or, when it is not there, from the store.
+    /// The key: the held one, or else from the store.
+    ///
+    /// # Errors
+    /// When the key is not held, and the store has no such key or cannot give it, or a witness knows another
+    /// key of the name.
     pub async fn get(&self, name: &Name) -> Result<Arc<Held>, Error> {
         match self.held(name.as_str()) {
             Some(held) => Ok(held),
@@ -84,12 +94,15 @@ impl Keyring {
         }
     }
 
-    /// The key, if it is in memory.
+    /// The key, if it is held.
     pub fn held(&self, name: &str) -> Option<Arc<Held>> {
         self.snapshot.borrow().get(name).cloned()
     }
 
-    /// Puts the copy of a key that is at hand back into the store, where it is lost; what was done, in words.
+    /// Puts a held key back into the store that has lost it. Returns the result in words.
+    ///
+    /// # Errors
+    /// When the key is not held, another text is stored under the name, or the store does not take the key.
     pub async fn rescue(&self, name: &Name) -> Result<String, Finding> {
         let Some(held) = self.held(name.as_str()) else {
             return Err(Cause::KeyMissing.seen(format!("no key '{name}' is at hand here")));
@@ -102,13 +115,17 @@ impl Keyring {
         }
     }
 
-    /// Every key at hand.
+    /// Every held key, in no order.
     pub fn all(&self) -> Vec<(Name, Arc<Held>)> {
         self.snapshot.borrow().iter().map(|(name, held)| (name.clone(), held.clone())).collect()
     }
 
-    /// Makes a whole new key. Never under the name of one that is at hand, whatever the store says of it: what that one
-    /// sealed, the new one would not open.
+    /// Creates a new key, HMAC key included, with `by` as its maker. A name that is held is refused, even
+    /// when the store has lost the key: the new key would not open what the held key sealed.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the name is taken, and [`Error::Failed`] when the name is lost or the store
+    /// failed.
     pub async fn create(&self, name: &Name, by: &str, now: Timestamp) -> Result<(), Error> {
         match self.held(name.as_str()) {
             None => {}
@@ -119,7 +136,10 @@ impl Keyring {
         self.ask(|reply| Request::Create(name.clone(), Box::new(version), reply)).await
     }
 
-    /// Stores a key whose bytes are given; its HMAC key is fresh.
+    /// Stores a key of given bytes, with a fresh HMAC key and `by` as its maker.
+    ///
+    /// # Errors
+    /// As for `create`.
     pub async fn import(
         &self,
         name: &Name,
@@ -138,16 +158,26 @@ impl Keyring {
         self.ask(|reply| Request::Create(name.clone(), Box::new(version), reply)).await
     }
 
+    /// Deletes a key from the store, and holds the key no longer.
+    ///
+    /// # Errors
+    /// When the store did not delete the key, which is then still held.
     pub async fn delete(&self, name: &Name) -> Result<(), Error> {
         self.ask(|reply| Request::Delete(name.clone(), reply)).await
     }
 
     /// Every name in the store, sorted.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
     pub async fn list(&self) -> Result<Vec<String>, Error> {
         self.ask(Request::List).await
     }
 
-    /// How fast the store answers.
+    /// The time that the store takes to answer whether it is ready.
+    ///
+    /// # Errors
+    /// When the store is not ready.
     pub async fn status(&self) -> Result<Duration, Finding> {
         let (reply, answer) = oneshot::channel();
         let sent = self.requests.send(Request::Status(reply)).await;
@@ -157,7 +187,7 @@ impl Keyring {
         }
     }
 
-    /// Fetches every key again, compares it with the one at hand, and tries it.
+    /// Verifies every held key: fetches the key again, compares it with the held one, and tries it.
     pub async fn verify(&self) -> Vec<Verified> {
         let (reply, answer) = oneshot::channel();
         match self.requests.send(Request::Verify(reply)).await {
@@ -191,23 +221,23 @@ fn ended() -> Finding {
     Cause::StoreUnavailable.seen("the key store's task has ended, as at shutdown")
 }
 
-/// What a verification finds out about a key at hand.
+/// The state of a held key that a verification may change.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct State {
+struct VerifiedState {
     lost: bool,
     verified: Duration,
     absent: Option<(u32, Duration)>,
 }
 
-/// Marks the very key that was looked at; another one that came under its name meanwhile is left alone.
+/// Sets the state of the key that was verified. Another key that took its name meanwhile is left alone.
 fn mark(
     snapshot: &mut Snapshot,
     name: &Name,
-    looked_at: &Arc<Held>,
-    State { lost, verified, absent }: State,
+    compared: &Arc<Held>,
+    VerifiedState { lost, verified, absent }: VerifiedState,
 ) {
     if let Some(held) = snapshot.get_mut(name)
-        && Arc::ptr_eq(&held.version, &looked_at.version)
+        && Arc::ptr_eq(&held.version, &compared.version)
     {
         let Held { version, fingerprint, .. } = &**held;
         let (version, fingerprint) = (version.clone(), fingerprint.clone());
@@ -218,12 +248,14 @@ fn mark(
 // === impl Held ===
 
 impl Held {
-    /// It may open: its last good verification is not too long ago.
+    /// Whether the key may open: its last good verification is not too long ago. `now` is as [`Clock::boot`]
+    /// counts.
     pub fn may_open(&self, limits: &Limits, now: Duration) -> bool {
         limits.open.is_none_or(|limit| now.saturating_sub(self.verified) <= limit)
     }
 
-    /// It may seal.
+    /// Whether the key may seal, by age alone: the caller refuses a lost key. `now` is as [`Clock::boot`]
+    /// counts.
     pub fn may_seal(&self, limits: &Limits, now: Duration) -> bool {
         self.may_open(limits, now)
             && limits.seal.is_none_or(|limit| now.saturating_sub(self.verified) <= limit)

@@ -1,4 +1,4 @@
-//! The key stores: Vault K/V, a directory, and memory for tests.
+//! The key stores: Vault K/V, a directory, memory for tests, and the absence of a store.
 
 pub mod fs;
 pub mod memory;

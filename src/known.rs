@@ -1,7 +1,8 @@
-//! What is known of a key: witnesses say what they know of a name, and one pure function judges.
+//! The knowledge of keys: witnesses state what they know of a name, and one pure function judges.
 //!
-//! A witness is a place that may know by which fingerprint a key was in use: a state directory, the pins, the sealed copy, the running
-//! agent, the drives, the key store's own history. [`judge`] is the only place that decides:
+//! A witness is a place that may know the fingerprint of the key that was in use under a name: a state
+//! directory, the pins, the sealed copy, the running agent, the drives, the key store's own history.
+//! [`judge`] is the only place that decides:
 //!
 //! ```text
 //! asked about      a witness knows ANOTHER key   a witness knows THIS key   one cannot tell   verdict
@@ -29,7 +30,8 @@ use crate::{
 };
 use std::fmt::Write;
 
-/// What kind of place a witness is. Ordered by what it can do for a key that is lost: the first two can give it back.
+/// The kind of place that a witness is. The order is the order of ways to put a lost key back: the first two
+/// kinds have the key itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// An agent that runs in the same run directory.
@@ -49,63 +51,69 @@ pub enum Kind {
 /// One key of a name that a witness knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// A key with this fingerprint, and what else is known of it, in words; may be empty.
+    /// A key with this fingerprint; further knowledge of the key, in words, may be empty.
     Fingerprint(String, String),
-    /// A key whose fingerprint the witness does not know: not the one at hand, or none is at hand. In words, how that shows.
+    /// A key whose fingerprint the witness does not know, and which is not the key at hand. The evidence, in
+    /// words.
     Another(String),
 }
 
-/// What a witness says of a name.
+/// The content of a statement on a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Says {
     /// Keys of this name were in use.
     Known(Vec<Known>),
-    /// A key of this name was in use, and the witness cannot tell which: no other key is made, and the key at hand may be that one. In
-    /// words, how that shows.
+    /// A key of this name was in use, and the witness cannot tell which: no other key is created, and the key
+    /// at hand may be the right one. The evidence, in words.
     WasInUse(String),
-    /// The witness was asked, and has never heard of the name.
+    /// The witness was asked, and knows no key of the name.
     New,
-    /// The witness has no key of the name, and forgets what is deleted: proof of nothing.
+    /// The witness has no key of the name, and forgets deleted keys: no proof either way. The reason, in
+    /// words.
     Forgets(String),
-    /// The witness could not be asked.
+    /// The witness could not be asked. The finding says why.
     CannotTell(Finding),
 }
 
-/// What one witness says.
+/// The statement of one witness on a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
+    /// The kind of the witness.
     pub kind: Kind,
-    /// Which one it is, for people: `the state directory /var/lib/keswarden`.
+    /// The place, for people: `the state directory /var/lib/keswarden`.
     pub place: String,
+    /// The content.
     pub says: Says,
-    /// How a person has it put the key back, when it can.
+    /// The way to put the key back from this place: words and a command. Absent for places that have no keys.
     pub gives_back: Option<String>,
 }
 
-/// What is to be judged.
+/// The question that is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked<'a> {
-    /// A key with this fingerprint is to be used, or put back.
+    /// Whether a key with this fingerprint may be used, or put back.
     Key(&'a str),
-    /// A new key is to be made. `on_request`: a person or a client asks for this very name, so that a store which forgets what is
-    /// deleted is no obstacle; otherwise only drives that are new make up for that.
+    /// Whether a new key may be created. `on_request`: a person or a client asks for this very name, so that
+    /// a store that forgets deleted keys is no obstacle. Without a request, such a store needs drives that
+    /// are new.
     Creation { on_request: bool },
 }
 
-/// What the witnesses together say.
+/// The joint verdict of the witnesses.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
-    /// It is the key that was in use before.
+    /// The key is the one that was in use before.
     Same,
-    /// Nobody knows the name.
+    /// No witness knows the name.
     First,
     /// These witnesses know another key of the name; for a creation, any key.
     Other(Vec<&'a Statement>),
-    /// A creation, and these witnesses could not be asked.
+    /// For a creation: no witness knows the name, and these cannot tell.
     Unsure(Vec<&'a Statement>),
 }
 
-/// Judges a key, or a creation, by what the witnesses say. Pure: the order of statements changes nothing.
+/// Judges a key, or a creation, by the statements of the witnesses. Pure: the order of statements changes
+/// nothing.
 pub fn judge<'a>(asked: Asked<'_>, statements: &'a [Statement]) -> Verdict<'a> {
     let those =
         |is: &dyn Fn(&Statement) -> bool| -> Vec<_> { statements.iter().filter(|one| is(one)).collect() };
@@ -135,17 +143,18 @@ pub fn judge<'a>(asked: Asked<'_>, statements: &'a [Statement]) -> Verdict<'a> {
     }
 }
 
-/// Whether a key is the one that was known. One that had no HMAC key when it was written down, and has one now, still is: nothing
-/// could have been made with an HMAC key that was not there. One that has lost its HMAC key is not.
+/// Whether a fingerprint names the key of a known fingerprint. A key that has gained an HMAC key since is the
+/// same key: nothing was ever made with an HMAC key that did not exist. A key that has lost its HMAC key is
+/// another key.
 pub fn is_same(known: &str, fingerprint: &str) -> bool {
     let bytes = fingerprint.split('-').next();
     known == fingerprint || (!known.contains('-') && Some(known) == bytes)
 }
 
-/// What a person types to mend it, as this process was started.
+/// The commands that findings suggest, with the set-up of this process.
 #[derive(Clone, Debug, Default)]
 pub struct Commands {
-    /// KES's own file, when that is the set-up: commands need it as well.
+    /// KES's own file, where the set-up has one: the flag `--config` of every command.
     pub config: Option<std::path::PathBuf>,
 }
 
@@ -160,11 +169,12 @@ impl Known {
 // === impl Statement ===
 
 impl Statement {
+    /// A statement of a witness that has no keys to put back.
     pub fn new(kind: Kind, place: impl Into<String>, says: Says) -> Self {
         Self { kind, place: place.into(), says, gives_back: None }
     }
 
-    /// What the witness knows; nothing when it could not be asked.
+    /// The keys that the witness knows; empty for every statement but [`Says::Known`].
     pub fn known(&self) -> &[Known] {
         match &self.says {
             Says::Known(known) => known,
@@ -172,7 +182,7 @@ impl Statement {
         }
     }
 
-    /// The witness knows that a key of the name was in use, whichever.
+    /// Whether the witness knows that any key of the name was in use.
     pub fn knows_the_name(&self) -> bool {
         match self.says {
             Says::Known(_) | Says::WasInUse(_) => true,
@@ -180,12 +190,12 @@ impl Statement {
         }
     }
 
-    /// The witness knows this very key.
+    /// Whether the witness knows the key with this fingerprint.
     pub fn knows(&self, fingerprint: &str) -> bool {
         self.known().iter().any(|known| known.is(fingerprint))
     }
 
-    /// In words, for a line and a table.
+    /// The statement in words, for a log line and a table.
     pub fn words(&self) -> String {
         let place = &self.place;
         match &self.says {
@@ -205,14 +215,15 @@ impl Statement {
     }
 }
 
-/// The witnesses that could not be asked, in words; nothing when there is none.
+/// The witnesses that could not be asked, in words. Absent when every witness could be asked.
 pub fn not_asked(statements: &[Statement]) -> Option<String> {
     let silent = statements.iter().filter(|one| matches!(one.says, Says::CannotTell(_)));
     let silent: Vec<_> = silent.map(Statement::words).collect();
     (!silent.is_empty()).then(|| silent.join("; "))
 }
 
-/// That a key passes though not every witness could be asked, with what mends the first of those; nothing when all were.
+/// The warning that a key passes although some witnesses could not be asked, with the fix of the first of
+/// them. Absent when every witness could be asked.
 pub fn passes_unasked(name: &Name, statements: &[Statement]) -> Option<Finding> {
     let first = statements.iter().find_map(|one| match &one.says {
         Says::CannotTell(finding) => Some(finding.clone()),
@@ -223,8 +234,8 @@ pub fn passes_unasked(name: &Name, statements: &[Statement]) -> Option<Finding> 
     Some(Finding { seen, ..first })
 }
 
-/// That a key at hand is another one than before: both fingerprints, where each is known from, and the way back. `set_aside` is the
-/// command that moves what is stored out of the way without losing it.
+/// The finding of a key that is not the key that was in use: both fingerprints, the witnesses of each, and
+/// the way back. `set_aside` moves the stored text out of the way without losing it.
 pub fn replaced(
     name: &Name,
     fingerprint: &str,
@@ -256,7 +267,7 @@ pub fn replaced(
              not start on it",
         );
     }
-    // Whoever knows the key at hand alone would give that one back.
+    // A witness that knows the key at hand would put that key back.
     let theirs: Vec<_> = others.clone().filter(|one| !one.knows(fingerprint)).cloned().collect();
     let back = ways_back(name, &theirs, commands, later_version(set_aside, &theirs));
     let former = others.flat_map(Statement::known).find_map(|known| match known {
@@ -276,7 +287,8 @@ pub fn replaced(
     ))
 }
 
-/// That a key is not stored under a name, because these know another one of it; where one of them is mistaken, how it is told so.
+/// The finding of a key that is not stored, because these witnesses know another key of the name. The fix
+/// says how a mistaken witness forgets.
 pub fn taken(name: &Name, fingerprint: &str, others: &[&Statement], commands: &Commands) -> Finding {
     let words: Vec<_> = others.iter().map(|one| one.words()).collect();
     let theirs: Vec<_> = others.iter().map(|one| (*one).clone()).collect();
@@ -296,13 +308,14 @@ pub fn taken(name: &Name, fingerprint: &str, others: &[&Statement], commands: &C
         .fix(format!("{}{}", ways_back(name, &theirs, commands, None), forget.unwrap_or_default()))
 }
 
-/// A later version in the store that is a key which is missed: how a person puts that back.
+/// The way to put back a later version in the store that is a key known to the witnesses.
 fn later_version<'a>(set_aside: &'a SetAside, statements: &[Statement]) -> Option<&'a str> {
     let is_missed = |key: &&SetAsideKey| statements.iter().any(|one| one.knows(&key.fingerprint));
     set_aside.others.iter().find(is_missed).map(|key| key.put_back.as_str())
 }
 
-/// Drives speak for their own tenant only.
+/// The advice to check KESWARDEN_DRIVES, where only the drives know another key: the drives may be another
+/// tenant's.
 fn not_these_drives(statements: &[Statement]) -> &'static str {
     let are_alone = |one: &Statement| one.kind == Kind::Drives || one.known().is_empty();
     match statements.iter().any(|one| one.kind == Kind::Drives) && statements.iter().all(are_alone) {
@@ -311,8 +324,9 @@ fn not_these_drives(statements: &[Statement]) -> &'static str {
     }
 }
 
-/// A key that cannot be had from the store, and what is true of it here. The store's own finding says where it was looked for; an
-/// undelete in its fix is kept. `set_aside`: something that is not the key is left under the name, and goes out of the way first.
+/// The finding of a key that the store cannot give: the store's own finding, with the witnesses of the key
+/// and the ways back. A fix of the store, such as an undelete, is kept. `set_aside` is given when another
+/// text is left under the name, and goes out of the way first.
 pub fn missing(
     name: &Name,
     from_store: Finding,
@@ -332,7 +346,7 @@ pub fn missing(
     let was_there = !known.is_empty() || from_store.cause != Cause::KeyMissing;
     let fix = match (was_there, &silent) {
         (true, _) => {
-            // What the store itself knows to do: an undelete, or a disk that is not mounted.
+            // The store's own fix, such as an undelete, or a disk to mount.
             let of_store =
                 (from_store.fix != from_store.cause.usual_fix()).then_some(from_store.fix.as_str());
             let of_store = of_store.or_else(|| later_version(set_aside?, statements));
@@ -360,7 +374,8 @@ pub fn missing(
     Finding { seen, ..from_store }.fix(fix)
 }
 
-/// In the order in which they cost least: who has the key gives it back, then the store itself, then a backup, then the former store.
+/// The ways to put a key back, the cheapest first: places that have the key, the store itself, a backup, the
+/// former store.
 fn ways_back(name: &Name, statements: &[Statement], commands: &Commands, of_store: Option<&str>) -> String {
     let mut givers: Vec<_> = statements.iter().filter(|one| !one.known().is_empty()).collect();
     givers.sort_by_key(|one| one.kind);
@@ -371,7 +386,8 @@ fn ways_back(name: &Name, statements: &[Statement], commands: &Commands, of_stor
     ways.join("; or ")
 }
 
-/// That nobody knows the name, and that these could not be asked: no key is made. The cause is why the first of them could not.
+/// The finding of a creation that is refused because some witnesses cannot tell. Cause and fix are those of
+/// the first witness that could not be asked, or else of the store.
 pub fn unsure(name: &Name, from_store: Finding, silent: &[&Statement], commands: &Commands) -> Finding {
     let words: Vec<_> = silent.iter().map(|one| one.words()).collect();
     let seen = format!(
@@ -395,7 +411,8 @@ pub fn unsure(name: &Name, from_store: Finding, silent: &[&Statement], commands:
 // === impl Commands ===
 
 impl Commands {
-    /// A command of ours, with the set-up that this process has.
+    /// A command of keswarden with the set-up of this process: `key pin minio` becomes `keswarden key pin
+    /// minio --config FILE`.
     pub fn of(&self, command: &str) -> String {
         match &self.config {
             Some(file) => format!("keswarden {command} --config {}", shell_word(&file.display().to_string())),
@@ -403,6 +420,7 @@ impl Commands {
         }
     }
 
+    /// The command that creates a tenant's first key.
     pub fn create_first(&self, name: &Name) -> String {
         self.of(&format!("key create --first {name}"))
     }
@@ -412,7 +430,7 @@ impl Commands {
     }
 }
 
-/// One word of a shell's command line, whatever is in it.
+/// A text as one word of a POSIX shell's command line, quoted where needed.
 pub fn shell_word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-:=@".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_plain) {

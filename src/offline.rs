@@ -4,12 +4,13 @@
 //! "keswarden sealed copy 1\n" ‖ salt (32) ‖ nonce (12) ‖ AES-256-GCM(key, nonce, JSON, AAD = the first line ‖ tenant)
 //! key = HKDF-SHA-256(ikm = the wrapping key's file, salt, info = "keswarden sealed copy v1")
 //! ```
-//! It is written whole or not at all, after every verification that found a key well, and counts until its `not_after`; each
-//! key counts from its own last verification. It cannot know whether it is the newest: somebody who puts an older one in its
-//! place goes unseen until that one's end.
+//! The copy is written atomically after every verification that found a key well. The copy counts until its
+//! `not_after`; each key counts for the same time from its own last verification. A copy cannot show that it
+//! is the newest: an older copy in its place goes unseen until the older copy expires.
 //!
-//! A copy belongs to the key store that it was sealed from. It never loses a key that it has: one whose time is over is kept and no longer
-//! served, and another key under its name goes beside it, not over it. `key rescue --from-copy` gives any of them back.
+//! A copy belongs to the key store that it was sealed from. A copy keeps every key: a key that has expired is
+//! kept and no longer served, and another key under its name is kept beside the first. `key rescue
+//! --from-copy` puts any of them back.
 
 mod witness;
 
@@ -35,96 +36,105 @@ use std::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-/// Where the copy is, and for how long one counts.
+/// The settings of the sealed copy.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The directory of the copy; made when missing.
     pub dir: PathBuf,
-    /// What the encryption key is derived from; at least 16 bytes.
+    /// The file that the encryption key is derived from; at least 16 bytes.
     pub wrapping_key: PathBuf,
+    /// The time for which a copy, and each key in it, counts.
     pub max_age: Duration,
-    /// A copy of another tenant's is refused.
+    /// The tenant that the encryption is bound to: a copy of another tenant does not open. May be empty.
     pub tenant: String,
 }
 
-/// The copy of one agent.
+/// The sealed copy of one agent.
 pub struct SealedCopy {
     config: Config,
     clock: Clock,
-    /// The key store that it is of, in words: the same words are the same store.
+    /// The key store of this process, in words: equal words mean the same store.
     origin: Mutex<String>,
-    /// What this process had at hand when it last sealed: of these, what is no longer at hand was deleted.
+    /// The names of the keys held when this process last sealed. A key of these that is no longer held was
+    /// deleted.
     sealed: Mutex<BTreeSet<String>>,
 }
 
-/// A key that a copy has, whether or not it still counts.
+/// A key of a copy, expired or not.
 pub struct Copied {
+    /// The key.
     pub version: KeyVersion,
+    /// The fingerprint of the key.
     pub fingerprint: String,
-    /// Another key of the name is the one that counts.
+    /// The key no longer counts for its name.
     pub former: bool,
 }
 
-/// What a copy held.
+/// The content of a copy that counts.
 pub struct Opened {
-    pub keys: Vec<Kept>,
-    /// How long ago it was sealed.
+    /// The keys that still count.
+    pub keys: Vec<CurrentKey>,
+    /// The time since the copy was sealed.
     pub age: Duration,
-    /// Where the keys came from, in words.
+    /// The key store that the copy was sealed from, in words.
     pub origin: String,
-    /// That is the key store of this process.
+    /// The copy was sealed from the key store of this process.
     pub is_ours: bool,
 }
 
-/// A key of a copy.
-pub struct Kept {
+/// A key of a copy that still counts.
+pub struct CurrentKey {
+    /// The name of the key.
     pub name: Name,
+    /// The key.
     pub version: Arc<KeyVersion>,
-    /// How long ago it was last verified.
+    /// The time since the last good verification.
     pub age: Duration,
-    /// The store had lost it by then: it opens, and seals nothing.
+    /// The store had lost the key when the copy was sealed: the key opens, and seals no more.
     pub lost: bool,
 }
 
+/// The plaintext of a copy, as JSON. Times are in seconds since 1970.
 #[derive(Deserialize, Serialize)]
 struct Content {
     origin: String,
-    /// Seconds since 1970.
     sealed_at: u64,
     not_after: u64,
     /// Stored texts by name.
     keys: BTreeMap<String, Zeroizing<String>>,
-    /// When each was last verified; one that is not named, when the copy was sealed.
+    /// The last verification by name. A key that is not named was verified when the copy was sealed.
     #[serde(default)]
     since: BTreeMap<String, u64>,
-    /// Those that the store had lost.
+    /// The names of keys that the store had lost.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     lost: BTreeSet<String>,
-    /// Other keys of these names, that were here before.
+    /// The former keys of each name, as stored texts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     former: BTreeMap<String, Vec<Zeroizing<String>>>,
 }
 
 const FILE: &str = "keys.sealed";
 const FIRST_LINE: &[u8] = b"keswarden sealed copy 1\n";
-const INFO: &[u8] = b"keswarden sealed copy v1";
-const SALT: usize = 32;
-const NONCE: usize = 12;
-/// Seconds that a clock may be set back by and still be believed.
-const SKEW: u64 = 300;
-/// A larger file is none of ours.
-const MAX_FILE: u64 = 16 * 1024 * 1024;
-/// A shorter wrapping key could be guessed.
-const LEAST_WRAPPING_KEY: usize = 16;
+/// The `info` of HKDF.
+const HKDF_INFO: &[u8] = b"keswarden sealed copy v1";
+const SALT_BYTES: usize = 32;
+const NONCE_BYTES: usize = 12;
+/// Bound of the seconds by which a time in the copy may be ahead of the clock.
+const CLOCK_SET_BACK_MAX: u64 = 300;
+/// Bound of the file, in bytes.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
+/// Least length of the wrapping key, in bytes: a shorter one could be guessed.
+const WRAPPING_KEY_MIN: usize = 16;
 
 // === impl SealedCopy ===
 
 impl SealedCopy {
-    /// Of the keys of `origin`.
+    /// The copy of the keys of the key store that `origin` describes.
     pub fn new(config: Config, origin: String, clock: Clock) -> Self {
         Self { config, clock, origin: Mutex::new(origin), sealed: Mutex::default() }
     }
 
-    /// The keys are in another store from now on, which has every one of them.
+    /// Makes `origin` the key store of this process, which has every key of the former one.
     pub fn moves_to(&self, origin: String) {
         *self.origin.lock().unwrap_or_else(PoisonError::into_inner) = origin;
     }
@@ -133,7 +143,8 @@ impl SealedCopy {
         self.origin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether a copy is of this key store. Versions before this one did not name the namespace.
+    /// Whether a copy with this origin is of the key store of this process. Earlier versions did not name
+    /// Vault's namespace.
     pub fn is_ours(&self, origin: &str) -> bool {
         let ours = self.origin();
         let nameless = ours.split_once(", namespace ").and_then(|(address, rest)| {
@@ -143,7 +154,7 @@ impl SealedCopy {
         origin == ours || nameless.is_some_and(|nameless| origin == nameless)
     }
 
-    /// Which one it is, for people.
+    /// The copy, for people: `the sealed copy FILE`.
     pub fn place(&self) -> String {
         format!("the sealed copy {}", self.path().display())
     }
@@ -156,12 +167,13 @@ impl SealedCopy {
         Cause::CopyUnusable.seen(format!("the sealed copy {}: {why}", self.path().display()))
     }
 
-    /// Seals these keys, each for as long as its own last verification counts: one that fails must not cost the others their copy. What
-    /// the copy had before, and nobody has used since this process started, stays: a restart must not shrink the copy to the keys of
-    /// its first minute.
+    /// Seals these keys. Each counts from its own last verification: a key that fails verification does not
+    /// expire the others. Keys of the former copy that this process has not held stay: a restart must not
+    /// shrink the copy to the keys of its first minute.
     ///
     /// # Errors
-    /// When the copy there is another store's, or it cannot be written: what was there stays.
+    /// When the former copy is of another store, or the new one cannot be sealed or written. The former copy
+    /// then stays.
     pub fn save<'a>(&self, keys: impl Iterator<Item = (&'a Name, &'a Held)>) -> Result<(), Finding> {
         let now = clock::unix(self.clock.wall()) as u64;
         let mut content = Content {
@@ -187,8 +199,8 @@ impl SealedCopy {
             Ok(before) => self.keep(&mut content, before)?,
             Err(Unread::Absent) => {}
             Err(Unread::Failed(finding)) => {
-                // Without the wrapping key nothing could be written in its place.
-                self.cipher(&[0; SALT])?;
+                // Fails without the wrapping key, before the former copy moves.
+                self.cipher(&[0; SALT_BYTES])?;
                 self.move_aside(now, &finding)?;
             }
         }
@@ -202,10 +214,10 @@ impl SealedCopy {
 
     fn write(&self, content: &Content) -> Result<(), Finding> {
         let mut sealed = encode(content);
-        let mut head = [0; SALT + NONCE];
+        let mut head = [0; SALT_BYTES + NONCE_BYTES];
         secret::fill_random(&mut head);
-        let (salt, nonce) = head.split_at(SALT);
-        let nonce: &[u8; NONCE] = nonce.try_into().expect("what follows the salt must be a nonce");
+        let (salt, nonce) = head.split_at(SALT_BYTES);
+        let nonce: &[u8; NONCE_BYTES] = nonce.try_into().expect("what follows the salt must be a nonce");
         let cipher = self.cipher(salt)?;
         cipher
             .encrypt_in_place(nonce.into(), &self.bound_to(), &mut *sealed)
@@ -217,7 +229,7 @@ impl SealedCopy {
         Ok(())
     }
 
-    /// Keeps what the copy before had: keys that are not at hand, and other keys of the names that are.
+    /// Adds the keys of the former copy: keys that are not held, and former keys of the names that are.
     fn keep(&self, content: &mut Content, before: Content) -> Result<(), Finding> {
         let is_its = |name: &String, text: &Zeroizing<String>| {
             content.keys.get(name).map(|ours| fingerprint(ours) == fingerprint(text))
@@ -227,7 +239,8 @@ impl SealedCopy {
             return Err(self.is_anothers(&before.origin, &content.origin));
         }
         let sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-        // A lost key that somebody has forgotten stays a former one, though a process still holds it.
+        // A lost key that `key forget` has made a former one stays so, although this process still holds the
+        // key.
         let mut forgotten = BTreeSet::new();
         for (name, texts) in &before.former {
             let ours = content.keys.get(name).filter(|_| content.lost.contains(name)).and_then(fingerprint);
@@ -245,7 +258,7 @@ impl SealedCopy {
             match content.keys.get(&name) {
                 Some(ours) if fingerprint(ours) == fingerprint(&text) => {}
                 Some(_) => content.former.entry(name).or_default().push(text),
-                // It was at hand here, and is no longer: somebody deleted it.
+                // The key was held at the last sealing, and is no longer: it was deleted.
                 None if sealed.contains(&name) && !forgotten.contains(&name) => {}
                 None => {
                     let since = before.since.get(&name).copied().unwrap_or(before.sealed_at);
@@ -260,7 +273,8 @@ impl SealedCopy {
         Ok(())
     }
 
-    /// That a copy is of another key store.
+    /// The finding of a copy that is of another key store: `theirs` is the origin of the copy, `ours` the key
+    /// store here.
     pub fn is_anothers(&self, theirs: &str, ours: &str) -> Finding {
         self.unusable(format!("it is of {theirs}, and the key store here is {ours}")).fix(
             "give each key store a copy of its own: set KESWARDEN_OFFLINE_DIR to another directory; if the key store has only moved, the \
@@ -268,7 +282,8 @@ impl SealedCopy {
         )
     }
 
-    /// What cannot be opened may hold the last of a key: it makes room, and stays.
+    /// Renames a copy that cannot be opened. The copy may have the last bytes of a key, so no copy is
+    /// deleted.
     fn move_aside(&self, now: u64, why: &Finding) -> Result<(), Finding> {
         let aside = self.config.dir.join(format!("{FILE}.{now}"));
         std::fs::rename(self.path(), &aside).map_err(|error| self.unusable(error))?;
@@ -280,7 +295,10 @@ impl SealedCopy {
         Ok(())
     }
 
-    /// Opens the copy, when there is one that counts.
+    /// Opens the copy: the keys that still count.
+    ///
+    /// # Errors
+    /// When there is no copy, the copy has expired, or the copy cannot be read, opened or parsed.
     pub fn open(&self) -> Result<Opened, Finding> {
         let content = self.read().map_err(|unread| unread.finding(self))?;
         let now = clock::unix(self.clock.wall()) as u64;
@@ -299,24 +317,25 @@ impl SealedCopy {
             let lost = content.lost.contains(name);
             let name = Name::parse(name).map_err(|error| self.unusable(error))?;
             let version = KeyVersion::parse(text.as_bytes()).map_err(|error| self.unusable(error))?;
-            keys.push(Kept { name, version: Arc::new(version), age, lost });
+            keys.push(CurrentKey { name, version: Arc::new(version), age, lost });
         }
         let is_ours = self.is_ours(&content.origin);
         Ok(Opened { keys, age: self.age(content.sealed_at, now), origin: content.origin.clone(), is_ours })
     }
 
-    /// How long ago that was. A clock that was set back makes nothing fresh.
+    /// The time since a time of the copy. A time too far ahead of the clock counts as expired: a clock that
+    /// was set back renews no key.
     fn age(&self, since: u64, now: u64) -> Duration {
-        match since > now + SKEW {
+        match since > now + CLOCK_SET_BACK_MAX {
             true => self.config.max_age,
             false => Duration::from_secs(now.saturating_sub(since)),
         }
     }
 
-    /// Every key of a name that the copy has, however old it is, and the store that it is of. Nothing when there is no copy.
+    /// The origin of the copy, and every key of a name, however old. Absent when there is no copy.
     ///
     /// # Errors
-    /// When there is a copy that cannot be opened: it may have the key.
+    /// When the copy cannot be read or opened, and so may have the key.
     pub fn keys_of(&self, name: &Name) -> Result<Option<(String, Vec<Copied>)>, Finding> {
         let content = match self.read() {
             Ok(content) => content,
@@ -333,7 +352,7 @@ impl SealedCopy {
         Ok(Some((content.origin.clone(), keys.collect::<Result<_, Finding>>()?)))
     }
 
-    /// The key `was` no longer counts for its name: it stays in the copy as a former one.
+    /// Makes the key with the fingerprint `was` a former key of its name.
     fn forget(&self, name: &Name, was: &str) -> Result<(), Finding> {
         let mut content = match self.read() {
             Ok(content) => content,
@@ -353,7 +372,7 @@ impl SealedCopy {
 
     fn read(&self) -> Result<Content, Unread> {
         use std::io::ErrorKind;
-        let bytes = match files::read(&self.path(), MAX_FILE) {
+        let bytes = match files::read(&self.path(), FILE_MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound && files::is_absent(&self.path()) => {
                 return Err(Unread::Absent);
@@ -364,10 +383,11 @@ impl SealedCopy {
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<Content, Finding> {
-        let whole = bytes.strip_prefix(FIRST_LINE).and_then(|rest| rest.split_at_checked(SALT + NONCE));
+        let whole =
+            bytes.strip_prefix(FIRST_LINE).and_then(|rest| rest.split_at_checked(SALT_BYTES + NONCE_BYTES));
         let (head, sealed) = whole.ok_or_else(|| self.unusable("it is no sealed copy of this version"))?;
-        let (salt, nonce) = head.split_at(SALT);
-        let nonce: &[u8; NONCE] = nonce.try_into().expect("what follows the salt must be a nonce");
+        let (salt, nonce) = head.split_at(SALT_BYTES);
+        let nonce: &[u8; NONCE_BYTES] = nonce.try_into().expect("what follows the salt must be a nonce");
         let mut opened = Zeroizing::new(sealed.to_vec());
         let cipher = self.cipher(salt)?;
         cipher.decrypt_in_place(nonce.into(), &self.bound_to(), &mut *opened).map_err(|_| {
@@ -385,12 +405,12 @@ impl SealedCopy {
     fn cipher(&self, salt: &[u8]) -> Result<Aes256Gcm, Finding> {
         let wrapping = Secret::read(&self.config.wrapping_key)
             .map_err(|error| self.unusable(format!("its wrapping key cannot be read: {error}")))?;
-        if wrapping.expose().len() < LEAST_WRAPPING_KEY {
-            return Err(self.unusable(format!("its wrapping key is shorter than {LEAST_WRAPPING_KEY} bytes")));
+        if wrapping.expose().len() < WRAPPING_KEY_MIN {
+            return Err(self.unusable(format!("its wrapping key is shorter than {WRAPPING_KEY_MIN} bytes")));
         }
         let mut key = [0; 32];
         hkdf::Hkdf::<sha2::Sha256>::new(Some(salt), wrapping.expose().as_bytes())
-            .expand(INFO, &mut key)
+            .expand(HKDF_INFO, &mut key)
             .expect("32 bytes must be derivable");
         let cipher = Aes256Gcm::new(&key.into());
         key.zeroize();
@@ -398,9 +418,9 @@ impl SealedCopy {
     }
 }
 
-/// Why there is nothing of a copy.
+/// Why a copy was not read.
 enum Unread {
-    /// There is none.
+    /// There is no file.
     Absent,
     Failed(Finding),
 }
@@ -416,12 +436,13 @@ impl Unread {
     }
 }
 
-/// Of a stored text; nothing when it is no key.
+/// The fingerprint of a stored text. Absent when the text is no key.
 fn fingerprint(text: &Zeroizing<String>) -> Option<String> {
     KeyVersion::parse(text.as_bytes()).ok().map(|version| version.key.fingerprint())
 }
 
-/// Into one buffer that is large enough from the start: one that grows leaves copies behind.
+/// The content as JSON, in a buffer that is large enough from the start: a buffer that grows leaves copies of
+/// keys in memory.
 fn encode(content: &Content) -> Zeroizing<Vec<u8>> {
     let former = content.former.iter().flat_map(|(name, texts)| texts.iter().map(move |text| (name, text)));
     let texts: usize =

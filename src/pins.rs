@@ -1,7 +1,9 @@
-//! Pins: what a key was, written once and apart from the keys, by name: in a directory, in a K/V path, in the settings.
+//! Pins: fingerprints written down once and apart from the keys, by name: in a directory, in a K/V path, in
+//! the settings.
 //!
-//! Whoever can overwrite a key need not be able to move its pin. A pin says nothing about K/V versions, times or clusters: people move
-//! all of these. Each place of pins is a witness of its own; `known::judge` holds a key against them.
+//! The right to overwrite a key need not include the right to change its pin. A pin says nothing about K/V
+//! versions, times or clusters, since people move all of these. Each place of pins is a witness of its own;
+//! `known::judge` compares a key with them.
 
 mod guarded;
 
@@ -23,35 +25,37 @@ use std::{collections::BTreeMap, sync::Arc};
 pub enum Mode {
     /// Pins are neither read nor written.
     Off,
-    /// It may, and gets one where pins can be written.
+    /// A key without a pin passes, and gets a pin where pins can be written.
     #[default]
     Warn,
-    /// It may not: a pin is written for a key that is made here, that the drives prove, or by `key pin`.
+    /// A key without a pin is refused. A pin is written for a key that is created here, that the drives
+    /// prove, or by `key pin`.
     Require,
 }
 
-/// Where pins are, and what they are for.
+/// The places of pins, and whether pins are demanded.
 #[derive(Clone, Default)]
 pub struct Pins {
+    /// Whether a key without a pin may pass.
     pub mode: Mode,
-    /// Pins that the settings state, by name.
-    stated: Option<Arc<Stated>>,
-    /// Where pins are kept.
-    registries: Vec<Arc<Registry>>,
+    /// The pins of the settings.
+    stated: Option<Arc<StatedPins>>,
+    /// The places that pins are written to.
+    places: Vec<Arc<PinPlace>>,
 }
 
 /// One place of pins: a secret, or a file, for each key.
-pub struct Registry {
+struct PinPlace {
     store: Arc<dyn KeyStore>,
-    /// A key that is first seen gets a pin.
-    writes: bool,
+    /// A key without a pin gets one at its first use.
+    pins_first_use: bool,
     clock: Clock,
 }
 
-/// The pins that the settings state.
-struct Stated(BTreeMap<String, String>);
+/// The pins of the settings: fingerprints by name of the key.
+struct StatedPins(BTreeMap<String, String>);
 
-/// What a registry holds for a key. Unknown members are ignored: the next version may write more.
+/// The pin of one key, as JSON. Unknown members are ignored: a later version may write more.
 #[derive(Debug, Deserialize, PartialEq, Eq, Serialize)]
 struct Pin {
     /// The version of this form.
@@ -62,25 +66,26 @@ struct Pin {
     pinned_at: String,
 }
 
-/// The form that is written; a reader takes it and every earlier one.
+/// The version of the form that is written. A reader takes this version and every earlier one.
 const VERSION: u32 = 1;
 
 // === impl Pins ===
 
 impl Pins {
+    /// The pins of the settings, `stated` as fingerprints by name, and those in `stores`, one text a key.
     pub fn new(
         mode: Mode,
         stated: BTreeMap<String, String>,
-        registries: Vec<Arc<dyn KeyStore>>,
+        stores: Vec<Arc<dyn KeyStore>>,
         clock: &Clock,
     ) -> Self {
         if mode == Mode::Off {
             return Self::off();
         }
-        let writes = mode == Mode::Warn;
-        let registry = |store| Arc::new(Registry { store, writes, clock: clock.clone() });
-        let stated = (!stated.is_empty()).then(|| Arc::new(Stated(stated)));
-        Self { mode, stated, registries: registries.into_iter().map(registry).collect() }
+        let pins_first_use = mode == Mode::Warn;
+        let place = |store| Arc::new(PinPlace { store, pins_first_use, clock: clock.clone() });
+        let stated = (!stated.is_empty()).then(|| Arc::new(StatedPins(stated)));
+        Self { mode, stated, places: stores.into_iter().map(place).collect() }
     }
 
     /// No pins at all.
@@ -88,42 +93,42 @@ impl Pins {
         Self { mode: Mode::Off, ..Self::default() }
     }
 
-    /// Whether a pin could be written anywhere.
+    /// Whether there is a place that pins are written to.
     pub fn can_write(&self) -> bool {
-        !self.registries.is_empty()
+        !self.places.is_empty()
     }
 
-    /// Every place of pins.
+    /// Every place of pins, as a witness.
     pub fn witnesses(&self) -> Vec<Arc<dyn Witness>> {
         let stated = self.stated.iter().map(|stated| stated.clone() as Arc<dyn Witness>);
-        stated.chain(self.registries.iter().map(|registry| registry.clone() as Arc<dyn Witness>)).collect()
+        stated.chain(self.places.iter().map(|place| place.clone() as Arc<dyn Witness>)).collect()
     }
 
-    /// Pins a key in every registry where it is not pinned yet. Another pod may be faster, with the same pin.
+    /// Pins a key in every place where the key has no pin yet. Another pod may be faster, with the same pin.
     ///
     /// # Errors
-    /// When a registry has, or gets from somebody else, another pin, or cannot be read or written.
+    /// When a place has another pin of the name, even one written meanwhile, or cannot be read or written.
     pub async fn pin(&self, name: &Name, fingerprint: &str) -> Result<(), Finding> {
-        for registry in &self.registries {
-            registry.pin(name, fingerprint).await?;
+        for place in &self.places {
+            place.pin(name, fingerprint).await?;
         }
         Ok(())
     }
 }
 
-/// Whether these statements have a pin of the key.
+/// Whether a pin of the key with this fingerprint is among the statements.
 pub fn is_pinned(statements: &[Statement], fingerprint: &str) -> bool {
     statements.iter().any(|one| one.kind == Kind::Pin && one.knows(fingerprint))
 }
 
-// === impl Registry ===
+// === impl PinPlace ===
 
-impl Registry {
+impl PinPlace {
     async fn read(&self, name: &Name) -> Result<Option<Pin>, Finding> {
         let text = match self.store.get(name).await {
             Ok(text) => text,
             Err(Error::Missing(_)) => return Ok(None),
-            Err(error) => return Err(error.into_finding(|| by_turns(name))),
+            Err(error) => return Err(error.into_finding(|| contradiction(name))),
         };
         let place = self.place();
         let pin: Pin = serde_json::from_str(text.expose().trim()).map_err(|_| {
@@ -137,7 +142,7 @@ impl Registry {
         }
     }
 
-    /// The text of a pin that is made now.
+    /// The text of a pin, dated now.
     fn pin_of(&self, fingerprint: &str) -> Secret {
         let now = jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
         let pin = Pin { pin: VERSION, fingerprint: fingerprint.to_owned(), pinned_at: now.to_string() };
@@ -148,11 +153,11 @@ impl Registry {
         if self.read(name).await?.is_none() {
             match self.store.create(name, &self.pin_of(fingerprint)).await {
                 Ok(()) | Err(Error::Exists) => {}
-                Err(error) => return Err(error.into_finding(|| by_turns(name))),
+                Err(error) => return Err(error.into_finding(|| contradiction(name))),
             }
         }
-        // What is there now is what counts, whoever wrote it.
-        let statement = [Statement::new(Kind::Pin, self.place(), self.look(name).await)];
+        // The stored pin counts, whoever wrote the pin.
+        let statement = [Statement::new(Kind::Pin, self.place(), self.stored(name).await)];
         match judge(Asked::Key(fingerprint), &statement) {
             Verdict::Other(_) => Err(Cause::KeyReplaced.seen(format!(
                 "the key '{name}' has the fingerprint {fingerprint}, and another one is pinned: {}",
@@ -162,7 +167,7 @@ impl Registry {
         }
     }
 
-    async fn look(&self, name: &Name) -> Says {
+    async fn stored(&self, name: &Name) -> Says {
         match self.read(name).await {
             Ok(None) => Says::New,
             Ok(Some(pin)) => {
@@ -176,7 +181,7 @@ impl Registry {
 }
 
 #[async_trait]
-impl Witness for Registry {
+impl Witness for PinPlace {
     fn kind(&self) -> Kind {
         Kind::Pin
     }
@@ -186,14 +191,15 @@ impl Witness for Registry {
     }
 
     async fn says(&self, name: &Name) -> Option<Says> {
-        Some(self.look(name).await)
+        Some(self.stored(name).await)
     }
 
     async fn remember(&self, name: &Name, fingerprint: &str) -> Result<(), Finding> {
-        if self.writes { self.pin(name, fingerprint).await } else { Ok(()) }
+        if self.pins_first_use { self.pin(name, fingerprint).await } else { Ok(()) }
     }
 
-    /// Where the login may delete; the shipped policy does not let it, and a person does what the fix says.
+    /// Replaces the pin where the login may delete. The shipped policy does not allow that: a person follows
+    /// the fix.
     async fn forget(&self, name: &Name, was: &str, is: Option<&str>) -> Result<(), Finding> {
         match self.read(name).await? {
             Some(pin) if is_same(&pin.fingerprint, was) => {}
@@ -201,12 +207,12 @@ impl Witness for Registry {
         }
         let set_aside = self.store.how_to_set_aside(name).await.command;
         let stays = |error: Error| {
-            let finding = error.into_finding(|| by_turns(name));
+            let finding = error.into_finding(|| contradiction(name));
             finding.fix(format!("as somebody who may change pins, set the former one aside: {set_aside}"))
         };
         match is {
             Some(is) => self.store.replace(name, &self.pin_of(is)).await.map_err(stays),
-            // What a store deletes, K/V v2 still remembers: a person takes all of it away.
+            // K/V v2 keeps a trace of a deleted pin: a person removes every version.
             None => {
                 Err(stays(Error::Failed(Cause::KeyReplaced.seen(format!("{} have {was}", self.place())))))
             }
@@ -215,7 +221,7 @@ impl Witness for Registry {
 }
 
 #[async_trait]
-impl Witness for Stated {
+impl Witness for StatedPins {
     fn kind(&self) -> Kind {
         Kind::Pin
     }
@@ -244,6 +250,7 @@ impl Witness for Stated {
     }
 }
 
-fn by_turns(name: &Name) -> Finding {
-    Cause::StoreUnavailable.seen(format!("the pin of the key '{name}' exists and does not, by turns"))
+fn contradiction(name: &Name) -> Finding {
+    Cause::StoreUnavailable
+        .seen(format!("successive answers contradict each other on whether the key '{name}' has a pin"))
 }

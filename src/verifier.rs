@@ -1,6 +1,7 @@
-//! Re-verification: at an interval every key at hand is fetched again, compared and tried.
+//! The verifier: at an interval every held key is fetched again, compared and tried.
 //!
-//! An outage changes nothing but a metric and a log line; another key under the same name stops sealing, at once.
+//! An outage changes nothing but a metric and a log line. Another key under the same name stops sealing at
+//! once.
 
 use crate::{
     backup::Drill,
@@ -18,35 +19,37 @@ use prometheus::{Gauge, IntCounterVec};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-/// How often.
+/// The settings of the verifier.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The time between two verifications. After a failure the next one comes sooner.
     pub interval: Duration,
 }
 
-/// Verifies until the drain.
+/// The task that verifies the held keys.
 pub struct Verifier {
     config: Config,
-    /// The one in use now.
+    /// The keyring in use.
     keyring: watch::Receiver<Keyring>,
     health: Health,
-    /// Sealed anew after every verification that found a key well.
+    /// The sealed copy, sealed anew after every verification that found a key well.
     copy: Option<Arc<SealedCopy>>,
     sealed: Gauge,
-    /// It was not, the last time.
+    /// The last verification found no key well, so the copy was not sealed.
     copy_waits: bool,
     blocking: Blocking,
     drill: Option<(Drill, Gauge)>,
     runs: IntCounterVec,
-    /// What is wrong with which key, as last logged.
-    known: BTreeMap<String, Cause>,
-    /// What is odd about which key, as last logged.
+    /// The cause of each key's last logged failure.
+    failing: BTreeMap<String, Cause>,
+    /// The last logged words on each key with later versions.
     overwritten: BTreeMap<String, String>,
 }
 
 // === impl Verifier ===
 
 impl Verifier {
+    /// A verifier of the keys of whichever keyring is in use.
     pub fn new(
         config: Config,
         keyring: watch::Receiver<Keyring>,
@@ -75,7 +78,7 @@ impl Verifier {
             blocking: Blocking::default(),
             drill: None,
             runs,
-            known: BTreeMap::new(),
+            failing: BTreeMap::new(),
             overwritten: BTreeMap::new(),
         }
     }
@@ -90,17 +93,18 @@ impl Verifier {
         let help = "When a backup was last proven to hold the keys in use, by a drill beside this agent; 0 when never";
         let gauge = registry.gauge("keswarden_backup_last_drill_timestamp_seconds", help);
         let verifier = Self { drill: Some((drill, gauge)), ..self };
-        verifier.look_for_drill();
+        verifier.read_drill();
         verifier
     }
 
-    fn look_for_drill(&self) {
+    fn read_drill(&self) {
         if let Some((drill, gauge)) = &self.drill {
             gauge.set(drill.last().map_or(0.0, |at| at.as_second() as f64));
         }
     }
 
-    /// On a thread of its own: the disk may hang. No result at all is no proof of anything.
+    /// Seals the copy on another thread, since the disk may hang. Without a key that was found well, the copy
+    /// stays as it is.
     async fn seal_copy(&mut self, results: &[Verified], keyring: &Keyring, clock: &Clock) {
         let Some(copy) = self.copy.clone() else { return };
         if results.iter().all(|verified| verified.result.is_err()) {
@@ -122,9 +126,11 @@ impl Verifier {
         }
     }
 
+    /// Verifies until the drain.
     pub async fn run(mut self, clock: Clock, mut drain: Drain) -> Ended {
         let mut retry = Backoff::new(self.config.interval.min(Duration::from_secs(1)), self.config.interval);
-        // The first look is at once where there is a copy to be written, and a Vault to be waited for.
+        // With a sealed copy the first verification is at once: the copy must be written, or the start was on
+        // it and Vault is awaited.
         let mut delay = if self.copy.is_some() { Duration::ZERO } else { self.config.interval };
         loop {
             if drain.or(tokio::time::sleep(delay)).await.is_none() {
@@ -137,8 +143,8 @@ impl Verifier {
             if drain.or(self.seal_copy(&results, &keyring, &clock)).await.is_none() {
                 return Ended::Drained;
             }
-            self.look_for_drill();
-            // An outage is looked at more often, so that its end is seen soon.
+            self.read_drill();
+            // Verifications are more frequent in an outage, so that its end is seen soon.
             delay = if good { self.config.interval } else { retry.next_delay().min(self.config.interval) };
             if good {
                 retry.reset();
@@ -146,7 +152,7 @@ impl Verifier {
         }
     }
 
-    /// Once, and again when it has changed.
+    /// Reports the later versions of a key once, and again at each change.
     fn report_overwritten(&mut self, name: &str, overwritten: Option<&Finding>) {
         let Some(finding) = overwritten else { return drop(self.overwritten.remove(name)) };
         let before = self.overwritten.insert(name.to_owned(), finding.seen.clone());
@@ -159,7 +165,7 @@ impl Verifier {
 
     fn report(&mut self, results: &[Verified]) {
         let mut keys = serde_json::Map::new();
-        // An outage concerns every key, and is one thing that happened.
+        // An outage concerns every key, and is one event.
         let mut happened = Vec::new();
         for Verified { name, result, overwritten } in results {
             self.report_overwritten(name.as_str(), overwritten.as_ref());
@@ -172,8 +178,8 @@ impl Verifier {
             self.runs.with_label_values(&[outcome]).inc();
             keys.insert(name.to_string(), outcome.into());
             let before = match cause {
-                None => self.known.remove(name.as_str()),
-                Some(cause) => self.known.insert(name.to_string(), cause),
+                None => self.failing.remove(name.as_str()),
+                Some(cause) => self.failing.insert(name.to_string(), cause),
             };
             match result {
                 _ if before == cause => {}

@@ -1,6 +1,6 @@
-//! What must be true before MinIO may start: one function per check, in the order in which they make sense.
+//! The checks that must pass before MinIO may start: key store, keys, KES.
 
-use super::{Create, Deps, Settings, judged::FoundWell, proof::Drives};
+use super::{Create, Deps, Settings, judged::Witnessed, proof::Drives};
 use crate::{
     cause::{Cause, Finding},
     clock::{self, Instant},
@@ -19,58 +19,65 @@ use std::{
 };
 use tokio::sync::Mutex;
 
-/// The KES that MinIO was told to use, when it is not ours; asked at each attempt, since the file may change.
+/// The source of the KES in MinIO's own settings: absent when MinIO uses this agent. Called at each attempt,
+/// since MinIO's file may change.
 pub type KesSource = Arc<dyn Fn() -> Result<Option<kes_client::Config>, Finding> + Send + Sync>;
 
-/// One thing that must be true.
+/// One condition of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
+    /// The key store answers and can be used.
     Store,
+    /// Every demanded key can be read, works, and is the key that the witnesses know.
     Key,
+    /// The KES of MinIO's settings seals and opens, with the keys of the key store.
     Kes,
 }
 
-/// What one check found, for a table.
+/// The result of one check, for a table.
 pub struct Row {
+    /// The check.
     pub check: Check,
-    /// Absent: not looked at, because an earlier check failed. A failure is one finding or more, the first that matters first.
+    /// The result in words, or one finding or more, the most important first. Absent: skipped, because an
+    /// earlier check failed.
     pub result: Option<Result<String, Vec<Finding>>>,
-    /// What stops nobody, and a person should know of: witnesses that could not be asked, a key that nothing proves.
+    /// Warnings: witnesses that could not be asked, a key that no data prove. They stop no start.
     pub notes: Vec<Finding>,
+    /// The duration of the check.
     pub took: Duration,
 }
 
-/// What stands in the way.
+/// The first failure of an attempt.
 pub(super) struct Failed {
     pub(super) check: Check,
     pub(super) finding: Finding,
-    /// What will stand in the way when that is mended.
+    /// The further findings of the same attempt.
     pub(super) others: Vec<Finding>,
 }
 
 pub(super) struct Checks<'a> {
     pub(super) settings: &'a Settings,
     pub(super) deps: &'a Deps,
-    /// Nothing is made and nothing is remembered: `doctor` only looks.
-    pub(super) only_looks: bool,
-    /// What the drives said, and the look at them that is under way.
+    /// For `doctor`: no key is created and none is remembered.
+    pub(super) is_read_only: bool,
+    /// The samples of the drives, and the sampling under way.
     pub(super) drives: Mutex<Drives>,
-    /// Keys that the attempt under way found well, to be remembered once all of it passes.
-    pub(super) found: std::sync::Mutex<Vec<FoundWell>>,
+    /// Keys that passed in the attempt under way, to be remembered once the whole attempt passes.
+    pub(super) passed: std::sync::Mutex<Vec<Witnessed>>,
     pub(super) begun: Instant,
-    /// There is a next attempt, and time for it.
+    /// A further attempt will follow, with time for drives to come.
     pub(super) waits: bool,
-    /// What was logged by an attempt is not logged by the next.
-    pub(super) said: std::sync::Mutex<HashSet<String>>,
-    /// What reads the sealed copy: its disk may hang.
+    /// Lines logged by earlier attempts, which are not logged again.
+    pub(super) logged: std::sync::Mutex<HashSet<String>>,
+    /// Reads the sealed copy on other threads: the disk may hang.
     pub(super) blocking: Blocking,
 }
 
-/// Keys that were read.
-pub(super) type Looked = BTreeMap<Name, Arc<Held>>;
+/// Keys that were read and tried, by name.
+pub(super) type ReadKeys = BTreeMap<Name, Arc<Held>>;
 
-/// Keys that are well, in words, and what stops nobody.
-pub(super) struct Well {
+/// The keys that passed, in words, and the warnings about them.
+pub(super) struct PassedKeys {
     pub(super) says: String,
     pub(super) notes: Vec<Finding>,
 }
@@ -82,10 +89,10 @@ impl<'a> Checks<'a> {
             waits: false,
             settings,
             deps,
-            only_looks: false,
+            is_read_only: false,
             drives: Mutex::default(),
-            found: std::sync::Mutex::default(),
-            said: std::sync::Mutex::default(),
+            passed: std::sync::Mutex::default(),
+            logged: std::sync::Mutex::default(),
             blocking: Blocking::default(),
         }
     }
@@ -95,14 +102,14 @@ impl<'a> Checks<'a> {
         Self { waits, ..self }
     }
 
-    /// The same for `doctor`: nothing is made and nothing is remembered.
-    pub(super) fn only_looking(self) -> Self {
-        Self { only_looks: true, ..self }
+    /// The same for `doctor`: no key is created and none is remembered.
+    pub(super) fn read_only(self) -> Self {
+        Self { is_read_only: true, ..self }
     }
 
-    /// Whether this is the first time that it is to be said.
-    pub(super) fn is_news(&self, text: &str) -> bool {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned())
+    /// Whether the text was not logged by this set of checks before; marks the text as logged.
+    pub(super) fn is_new_line(&self, text: &str) -> bool {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned())
     }
 }
 
@@ -118,9 +125,9 @@ impl Row {
         }
     }
 
-    fn of_keys(result: Result<Well, Vec<Finding>>, took: Duration) -> Self {
+    fn of_keys(result: Result<PassedKeys, Vec<Finding>>, took: Duration) -> Self {
         let (result, notes) = match result {
-            Ok(Well { says, notes }) => (Ok(says), notes),
+            Ok(PassedKeys { says, notes }) => (Ok(says), notes),
             Err(wrong) => (Err(wrong), Vec::new()),
         };
         Self { check: Check::Key, result: Some(result), notes, took }
@@ -130,7 +137,7 @@ impl Row {
 // === impl Check ===
 
 impl Check {
-    /// What is waited for, in words.
+    /// The subject of the check, in words: `the default key 'minio'`.
     pub fn what(self, keys: &[Name]) -> String {
         match self {
             Self::Store => "the key store".to_owned(),
@@ -149,13 +156,14 @@ impl Check {
 
 // === impl Checks ===
 
-/// The bound of one attempt, whatever its requests do.
-const ATTEMPT: Duration = Duration::from_secs(30);
-/// The least that an attempt is given, so that a deadline ends with a reason.
-const LEAST: Duration = Duration::from_secs(1);
+/// Bound of one attempt, whatever its requests do.
+const ATTEMPT_MAX: Duration = Duration::from_secs(30);
+/// Least bound of an attempt, so that a deadline ends with a finding.
+const ATTEMPT_MIN: Duration = Duration::from_secs(1);
 
 impl Checks<'_> {
-    /// What is only told of, or the first check that fails, and what else does; `left` is what is left of the deadline.
+    /// Runs every check, and remembers the keys when all pass: the warnings, or the first failure. `left` is
+    /// the rest of the deadline.
     pub(super) async fn all(
         &self,
         writer: &KeyringWriter,
@@ -168,10 +176,10 @@ impl Checks<'_> {
             failed.extend(wrong.into_iter().map(|finding| (row.check, finding)));
         }
         let mut failed = failed.into_iter();
-        let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
+        let passed = std::mem::take(&mut *self.passed.lock().unwrap_or_else(PoisonError::into_inner));
         let Some((check, finding)) = failed.next() else {
-            // What did not pass as a whole is not remembered.
-            for (name, held, statements) in found {
+            // An attempt that failed remembers none of its keys.
+            for (name, held, statements) in passed {
                 notes.extend(self.remember(&name, &held, &statements).await);
             }
             return Ok(notes);
@@ -179,9 +187,9 @@ impl Checks<'_> {
         Err(Failed { check, finding, others: failed.map(|(_, finding)| finding).collect() })
     }
 
-    /// Every check; KES is looked at whatever the store says, since it has a store of its own.
+    /// Runs every check. KES is checked even when the key store fails, since KES has a store of its own.
     pub(super) async fn each(&self, writer: &KeyringWriter, left: Option<Duration>) -> Vec<Row> {
-        let bound = left.map_or(ATTEMPT, |left| left.clamp(LEAST, ATTEMPT));
+        let bound = left.map_or(ATTEMPT_MAX, |left| left.clamp(ATTEMPT_MIN, ATTEMPT_MAX));
         if self.settings.kes_alone {
             return self.each_at_kes(bound).await;
         }
@@ -198,7 +206,7 @@ impl Checks<'_> {
             Err(finding) => (Err(finding), Duration::ZERO),
             Ok((seen, None)) => (Ok(seen), Duration::ZERO),
             Ok((seen, Some(client))) => {
-                let left = bound.saturating_sub(kes_took).max(LEAST);
+                let left = bound.saturating_sub(kes_took).max(ATTEMPT_MIN);
                 let agree = within(left, Cause::KesUnreachable, "KES", self.agree(writer, &client));
                 let (agreed, took) = self.timed(agree).await;
                 (agreed.map(|more| seen + &more), took)
@@ -217,7 +225,7 @@ impl Checks<'_> {
             (Ok(store), Ok(keys)) => {
                 [Row::new(Check::Store, Some(Ok(store)), took), Row::of_keys(Ok(keys), keys_took)]
             }
-            // It does not answer, or it did and then did not.
+            // The store did not answer, or stopped answering between the two checks.
             (Err(finding), _) => self.on_copy(writer, finding, took).await,
             (Ok(_), Err(wrong)) if self.deps.copy.is_some() && wrong[0].cause.allows_sealed_copy() => {
                 self.on_copy(writer, wrong[0].clone(), took).await
@@ -237,18 +245,18 @@ impl Checks<'_> {
         [Row::new(Check::Store, Some(store), took), keys]
     }
 
-    /// What it gives, and how long it took.
+    /// The output of a check, and its duration.
     async fn timed<T>(&self, check: impl Future<Output = T>) -> (T, Duration) {
         let begun = self.deps.clock.now();
         (check.await, self.deps.clock.now() - begun)
     }
 
-    /// Without a key store: KES, and what its keys open.
+    /// Runs the checks of a set-up without a key store: KES, and its keys by what they open.
     async fn each_at_kes(&self, bound: Duration) -> Vec<Row> {
         let (kes, took) = self.timed(within(bound, Cause::KesUnreachable, "KES", self.kes())).await;
         let (kes, (keys, keys_took)) = match kes {
             Ok((seen, Some(client))) => {
-                let left = bound.saturating_sub(took).max(LEAST);
+                let left = bound.saturating_sub(took).max(ATTEMPT_MIN);
                 let keys = within(left, Cause::KesUnreachable, "KES", self.keys_at_kes(&client));
                 let (keys, took) = self.timed(keys).await;
                 (Ok(seen), (Some(keys), took))
@@ -264,19 +272,19 @@ impl Checks<'_> {
         ]
     }
 
-    /// Reachable, unsealed, logged in, and the place of the keys is there.
+    /// The key store is reachable, unsealed and logged in to, and the place of the keys exists.
     async fn store(&self) -> Result<String, Finding> {
         self.deps.store.ready().await.map(|()| self.deps.store.describe())
     }
 
-    /// Every key is there, can be parsed, opens what it seals, opens what the drives hold, and no witness knows another one. Only then
-    /// is any of them held.
-    async fn keys(&self, writer: &KeyringWriter) -> Result<Well, Vec<Finding>> {
-        let (mut looked, mut wrong) = (Looked::new(), Vec::new());
+    /// Every demanded key can be read and parsed, opens what it seals, opens the evidence of the drives, and
+    /// no witness knows another key of the name. No key is held before all have passed.
+    async fn keys(&self, writer: &KeyringWriter) -> Result<PassedKeys, Vec<Finding>> {
+        let (mut keys_read, mut wrong) = (ReadKeys::new(), Vec::new());
         for name in &self.settings.keys {
             match self.key(name, writer).await {
-                Ok(held) => drop(looked.insert(name.clone(), held)),
-                // The store is away: the other keys would say the same.
+                Ok(held) => drop(keys_read.insert(name.clone(), held)),
+                // The store is away: reading the other keys would fail in the same way.
                 Err(finding) if finding.cause.allows_sealed_copy() => return Err(vec![finding]),
                 Err(finding) => wrong.push(finding),
             }
@@ -286,31 +294,30 @@ impl Checks<'_> {
         }
         let samples = self.samples().await;
         if let Ok(Some(samples)) = &samples {
-            self.look_for_named(samples, writer, &mut looked).await.map_err(|finding| vec![finding])?;
+            self.read_named(samples, writer, &mut keys_read).await.map_err(|finding| vec![finding])?;
         }
-        let drives = self.tried(&samples, &looked);
-        let well = self.judged(writer, looked, drives).await?;
-        Ok(well)
+        let drives = self.tried(&samples, &keys_read);
+        self.judged(writer, keys_read, drives).await
     }
 
     async fn key(&self, name: &Name, writer: &KeyringWriter) -> Result<Arc<Held>, Finding> {
         match writer.look(name).await {
             Err(Error::Missing(finding)) => match self.settings.create {
-                Create::IfNew | Create::First | Create::FirstWhateverDrives if !self.only_looks => {
+                Create::IfNew | Create::First | Create::FirstWhateverDrives if !self.is_read_only => {
                     self.create(name, writer, finding).await
                 }
-                _ => Err(self.is_missing(name, finding).await),
+                _ => Err(self.missing(name, finding).await),
             },
             Err(Error::Failed(finding)) if finding.cause.is_no_key() || finding.cause.is_key_lost() => {
-                Err(self.is_missing(name, finding).await)
+                Err(self.missing(name, finding).await)
             }
             result => result.map_err(|error| error.into_finding(|| unexpected(name))),
         }
     }
 
-    /// What is true of a key that is not there: who knows it, and who can give it back.
-    async fn is_missing(&self, name: &Name, finding: Finding) -> Finding {
-        let statements = self.all_know(name, None).await;
+    /// The finding of a missing key: the witnesses that know the name, and the ways to put the key back.
+    async fn missing(&self, name: &Name, finding: Finding) -> Finding {
+        let statements = self.statements_on_missing(name, None).await;
         let set_aside = match finding.cause.is_key_lost() {
             true => Some(self.deps.store.how_to_set_aside(name).await),
             false => None,
@@ -318,7 +325,8 @@ impl Checks<'_> {
         known::missing(name, finding, &statements, &self.deps.memory.commands, set_aside.as_ref())
     }
 
-    /// KES opens what it has just sealed for MinIO.
+    /// KES opens for MinIO's identity a data key that it has just sealed. The client is absent when that KES
+    /// is this agent, or none is configured.
     async fn kes(&self) -> Result<(String, Option<kes_client::Client>), Finding> {
         let Some(config) = (self.deps.kes)()? else {
             return Ok(("no KES but ours is configured".to_owned(), None));
@@ -331,7 +339,7 @@ impl Checks<'_> {
             }
             Ok(())
         };
-        // At once: each may take as long as a request may.
+        // Concurrent, since each may take as long as a request may.
         let (is_ours, worked) = tokio::join!(client.is_ours(), round_trips);
         if is_ours {
             return Ok((format!("{endpoints} is our own"), None));
@@ -340,7 +348,7 @@ impl Checks<'_> {
         Ok((format!("{endpoints} seals and opens for MinIO's identity"), Some(client)))
     }
 
-    /// KES opens what the keys at hand seal, and they open what KES seals: both have the same ones.
+    /// KES and the key store have the same keys: each opens what the other seals.
     async fn agree(&self, writer: &KeyringWriter, client: &kes_client::Client) -> Result<String, Finding> {
         let mut agreed = 0;
         for name in &self.settings.keys {
@@ -367,7 +375,7 @@ impl Checks<'_> {
     }
 }
 
-/// A check that is given up after a while.
+/// The result of a check, or the cause when the bound passes first.
 async fn within<T>(
     bound: Duration,
     cause: Cause,
@@ -378,9 +386,10 @@ async fn within<T>(
 }
 
 fn late(bound: Duration, cause: Cause, what: &str) -> Finding {
-    cause.seen(format!("{what} did not answer everything within {}", clock::human(bound)))
+    cause.seen(format!("{what} did not answer every request within {}", clock::human(bound)))
 }
 
 pub(super) fn unexpected(name: &Name) -> Finding {
-    Cause::StoreUnavailable.seen(format!("the key '{name}' exists and does not, by turns"))
+    Cause::StoreUnavailable
+        .seen(format!("successive answers contradict each other on whether there is a key '{name}'"))
 }

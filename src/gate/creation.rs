@@ -1,4 +1,4 @@
-//! The first key: made only when no witness knows the name, and everyone who might could be asked.
+//! The creation of the first key: only when no witness knows the name, and every witness could be asked.
 
 use super::{
     Create,
@@ -14,6 +14,7 @@ use crate::{
 use std::sync::Arc;
 
 impl Checks<'_> {
+    /// Creates a missing key, or says why none is created. `missing` is the store's own finding.
     pub(super) async fn create(
         &self,
         name: &Name,
@@ -22,7 +23,7 @@ impl Checks<'_> {
     ) -> Result<Arc<Held>, Finding> {
         let commands = &self.deps.memory.commands;
         let history = self.deps.store.history(name).await?;
-        let mut statements = self.all_know(name, Some(history)).await;
+        let mut statements = self.statements_on_missing(name, Some(history)).await;
         let (on_request, whatever_drives) = match self.settings.create {
             Create::Never | Create::IfNew => (false, false),
             Create::First => (true, false),
@@ -47,7 +48,7 @@ impl Checks<'_> {
                 tracing::warn!(key = %name, fingerprint = held.fingerprint, "the key was made: nothing shows that there ever was one");
                 Ok(held)
             }
-            // Another pod was faster: its key is the key.
+            // Another pod was faster: the key of that pod counts.
             Err(Error::Exists) => {
                 writer.look(name).await.map_err(|error| error.into_finding(|| unexpected(name)))
             }
@@ -55,8 +56,13 @@ impl Checks<'_> {
         }
     }
 
-    /// What every witness knows of a name under which nothing is stored, the drives included; the store's own history where it was asked.
-    pub(super) async fn all_know(&self, name: &Name, history: Option<History>) -> Vec<Statement> {
+    /// The statements of every witness on a name without a usable key: the drives included, and the store's
+    /// history where given.
+    pub(super) async fn statements_on_missing(
+        &self,
+        name: &Name,
+        history: Option<History>,
+    ) -> Vec<Statement> {
         let mut statements = self.deps.memory.witnesses.ask(name).await;
         statements.extend(self.drives_know(name).await);
         statements.extend(history.map(|history| {

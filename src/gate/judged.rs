@@ -1,6 +1,7 @@
-//! Keys that were read, held against what the witnesses know: who passes, who is waited for, and what is remembered.
+//! The judgement of keys that were read, by the statements of the witnesses: pass, wait or refuse; and
+//! remembering.
 
-use super::checks::{Checks, Looked, Well};
+use super::checks::{Checks, PassedKeys, ReadKeys};
 use crate::{
     cause::{Cause, Finding},
     clock,
@@ -15,36 +16,36 @@ use std::{
     time::Duration,
 };
 
-/// A key that was found well, and what the witnesses say of it.
-pub(super) type FoundWell = (Name, Arc<Held>, Vec<Statement>);
+/// A key that was read, and the statements of the witnesses on its name.
+pub(super) type Witnessed = (Name, Arc<Held>, Vec<Statement>);
 
-/// How many keys the witnesses are asked about at once.
-const ASKED_AT_ONCE: usize = 64;
-/// How long a gate waits for drives that are not there yet, where nobody else knows the key.
-pub(super) const DRIVES_MAY_COME: Duration = Duration::from_secs(30);
+/// Bound of the number of keys that the witnesses are asked about at once.
+const CONCURRENT_KEYS_MAX: usize = 64;
+/// Bound of the wait for drives that may still be mounted, where no other witness knows the key.
+pub(super) const DRIVES_WAIT_MAX: Duration = Duration::from_secs(30);
 
 impl Checks<'_> {
     /// Judges every key that was read, and holds those that pass.
     pub(super) async fn judged(
         &self,
         writer: &KeyringWriter,
-        looked: Looked,
-        drives: super::proof::Tried,
-    ) -> Result<Well, Vec<Finding>> {
+        keys_read: ReadKeys,
+        drives: super::proof::DriveStatements,
+    ) -> Result<PassedKeys, Vec<Finding>> {
         let (mut wrong, mut passed, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         let mut notes = drives.notes.clone();
-        for (name, held, mut statements) in asked(&self.deps.memory.witnesses, looked).await {
+        for (name, held, mut statements) in asked(&self.deps.memory.witnesses, keys_read).await {
             statements.extend(drives.statement(&name));
             match self.judge(&name, &held, &statements).await {
                 Ok(_) if self.waits_for_drives(&name, &held, &statements) => {
-                    wrong.extend(drives_may_come(&name, &statements));
+                    wrong.extend(waiting_for_drives(&name, &statements));
                 }
                 Ok(note) => {
                     notes.extend(note);
                     passed.push((name, held, statements));
                 }
                 Err(finding) if self.is_demanded(&name) || drives.is_refuted(&name) => wrong.push(finding),
-                Err(finding) => self.say(&finding, &format!("the key '{name}' is not used")),
+                Err(finding) => self.log_error_once(&finding, &format!("the key '{name}' is not used")),
             }
         }
         if !wrong.is_empty() {
@@ -55,7 +56,7 @@ impl Checks<'_> {
                 seen.extend(about(&name, &held));
             }
             notes.extend(known::passes_unasked(&name, &statements));
-            self.found.lock().unwrap_or_else(PoisonError::into_inner).push((
+            self.passed.lock().unwrap_or_else(PoisonError::into_inner).push((
                 name.clone(),
                 held.clone(),
                 statements,
@@ -66,18 +67,19 @@ impl Checks<'_> {
             seen.push("no key is demanded".to_owned());
         }
         seen.extend(drives.says);
-        Ok(Well { says: seen.join("; "), notes })
+        Ok(PassedKeys { says: seen.join("; "), notes })
     }
 
-    /// A key that nobody knows, and drives that may know it and are not there yet, as while volumes are mounted: for a while they are
-    /// waited for, since what passes now is remembered as the right one.
+    /// Whether the gate waits for drives: no witness knows the key, and the drives cannot tell yet, as while
+    /// volumes are mounted. A key that passes now is remembered as the right one, so the drives are asked
+    /// first.
     fn waits_for_drives(&self, name: &Name, held: &Held, statements: &[Statement]) -> bool {
         let is_silent = |one: &Statement| {
             one.kind == known::Kind::Drives && matches!(one.says, known::Says::CannotTell(_))
         };
         self.waits
             && self.is_demanded(name)
-            && self.deps.clock.now() - self.begun < DRIVES_MAY_COME
+            && self.deps.clock.now() - self.begun < DRIVES_WAIT_MAX
             && statements.iter().any(is_silent)
             && known::judge(Asked::Key(&held.fingerprint), statements) == Verdict::First
     }
@@ -86,7 +88,8 @@ impl Checks<'_> {
         self.settings.keys.contains(name)
     }
 
-    /// Whether this key may be used, by all that is known of the name.
+    /// Whether the key may be used, by the statements of all witnesses. A key that may be used can have a
+    /// warning.
     async fn judge(
         &self,
         name: &Name,
@@ -107,8 +110,8 @@ impl Checks<'_> {
         Ok(note)
     }
 
-    /// No witness knows another key of the name. A warning when the drives were sealed with two keys, of which this is the right one as
-    /// another witness knows.
+    /// No witness knows another key of the name. A warning when the drives were sealed with two keys, and
+    /// another witness knows this one as the right one.
     pub(super) async fn is_no_other(
         &self,
         name: &Name,
@@ -136,9 +139,9 @@ impl Checks<'_> {
         })
     }
 
-    /// Writes down what is about to be used. What cannot be written stops nobody, unless a pin is demanded.
+    /// Remembers a key before its first use. Failures are warnings.
     pub(super) async fn remember(&self, name: &Name, held: &Held, statements: &[Statement]) -> Vec<Finding> {
-        if self.only_looks {
+        if self.is_read_only {
             return Vec::new();
         }
         let memory = &self.deps.memory;
@@ -154,29 +157,31 @@ impl Checks<'_> {
     }
 }
 
-/// What every witness says of each of these keys: many are asked for at once, so that one that hangs is waited for once.
-pub(super) async fn asked(witnesses: &Witnesses, looked: Looked) -> Vec<FoundWell> {
-    let each = stream::iter(looked).map(|(name, held)| async move {
+/// The statements of every witness on each of these keys. Many keys are asked about at once, so that a
+/// witness that hangs delays all of them together.
+pub(super) async fn asked(witnesses: &Witnesses, keys_read: ReadKeys) -> Vec<Witnessed> {
+    let each = stream::iter(keys_read).map(|(name, held)| async move {
         let statements = witnesses.ask(&name).await;
         (name, held, statements)
     });
-    let mut found: Vec<_> = each.buffer_unordered(ASKED_AT_ONCE).collect().await;
+    let mut found: Vec<_> = each.buffer_unordered(CONCURRENT_KEYS_MAX).collect().await;
     found.sort_by(|(one, ..), (other, ..)| one.cmp(other));
     found
 }
 
-/// That drives are waited for which may know a key that nobody else knows.
-fn drives_may_come(name: &Name, statements: &[Statement]) -> Option<Finding> {
+/// The finding of a gate that waits for drives, which may know a key that no other witness knows.
+fn waiting_for_drives(name: &Name, statements: &[Statement]) -> Option<Finding> {
     let finding = known::passes_unasked(name, statements)?;
     let seen = format!(
-        "nobody knows the key '{name}', and the drives may: they are waited for, {} at the most: {}",
-        clock::human(DRIVES_MAY_COME),
+        "no witness knows the key '{name}', and the drives may know the key: the gate waits for them, for {} at most: {}",
+        clock::human(DRIVES_WAIT_MAX),
         known::not_asked(statements).unwrap_or_default()
     );
     Some(Finding { seen, ..finding })
 }
 
-/// That somebody has booted on another key of the name: what that one sealed stays unreadable.
+/// The warning that the drives hold data of two keys of the name: data that the other key sealed stay
+/// unreadable.
 fn mixed(name: &Name, held: &Held, drives: &[Statement]) -> Finding {
     let words: Vec<_> = drives.iter().map(Statement::words).collect();
     Cause::KeyMixed
@@ -188,7 +193,7 @@ fn mixed(name: &Name, held: &Held, drives: &[Statement]) -> Finding {
         .fix("find the key that sealed the rest, and keep both: `keswarden evidence --all DRIVE…` names the objects")
 }
 
-/// A key that is well, in words.
+/// A key that passed, in words.
 fn about(name: &Name, held: &Held) -> Vec<String> {
     let mut seen = vec![format!("'{name}', fingerprint {}", held.fingerprint)];
     if !held.version.key.has_hmac() {
@@ -199,7 +204,7 @@ fn about(name: &Name, held: &Held) -> Vec<String> {
     seen
 }
 
-/// The drives prove the key.
+/// Whether the drives prove the key.
 fn is_proven(statements: &[Statement], fingerprint: &str) -> bool {
     statements.iter().any(|one| one.kind == known::Kind::Drives && one.knows(fingerprint))
 }

@@ -1,6 +1,6 @@
-//! Proof by the tenant's own data: whether the keys open what the drives say was sealed with them.
+//! Proof by the tenant's own data: whether the keys open the evidence on the drives.
 
-use super::checks::{Checks, Looked};
+use super::checks::{Checks, ReadKeys};
 use crate::{
     cause::{Cause, Finding},
     clock::{self, Instant},
@@ -14,27 +14,28 @@ use futures_util::stream::{self, StreamExt};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 
-/// What the drives say of the keys that were read.
+/// The statements of the drives on the keys that were read.
 #[derive(Default)]
-pub(super) struct Tried {
-    /// Of each key that the drives name.
+pub(super) struct DriveStatements {
+    /// The statement on each key that the drives name.
     statements: BTreeMap<String, Statement>,
-    /// What they say of every key, when they could not be asked.
+    /// The statement on every key, when the drives could not be asked.
     silent: Option<Statement>,
-    /// In words, for a table and a log line; nothing where no drives are given.
+    /// The result in words, for a table and a log line. Absent where no drives are given.
     pub(super) says: Option<String>,
-    /// What stops nobody.
+    /// Warnings, which stop no start.
     pub(super) notes: Vec<Finding>,
 }
 
-// === impl Tried ===
+// === impl DriveStatements ===
 
-impl Tried {
+impl DriveStatements {
+    /// The statement on a key. Absent: the drives do not name the key, or none are given.
     pub(super) fn statement(&self, name: &Name) -> Option<Statement> {
         self.statements.get(name.as_str()).or(self.silent.as_ref()).cloned()
     }
 
-    /// That a key opens nothing, or not all, of what the drives hold, where nothing else is known of it.
+    /// The finding of a key that opens none or only some of the evidence, where no other witness is asked.
     pub(super) fn refutes(&self, finding: &evidence::Finding) -> Finding {
         let key = &finding.key;
         let words = self.statements.get(key).map(Statement::words).unwrap_or_default();
@@ -46,53 +47,53 @@ impl Tried {
         }
     }
 
-    /// The drives know another key of the name than the one that was read.
+    /// Whether the drives know another key of the name than the key that was read.
     pub(super) fn is_refuted(&self, name: &Name) -> bool {
         let known = self.statements.get(name.as_str()).map(Statement::known).unwrap_or_default();
         known.iter().any(|known| matches!(known, Known::Another(_)))
     }
 }
 
-/// A look at the drives, on a thread of its own: a drive that hangs must hold up nothing else.
-type Look = JoinHandle<Result<Samples, String>>;
+/// A sampling of the drives, on a thread of its own: a drive that hangs must delay nothing else.
+type Sampling = JoinHandle<Result<Samples, String>>;
 
-/// What is known of the drives.
+/// The sampling under way, and the last samples with their time.
 #[derive(Default)]
 pub(super) struct Drives {
-    under_way: Option<Look>,
-    seen: Option<(Instant, Arc<Samples>)>,
+    under_way: Option<Sampling>,
+    sampled: Option<(Instant, Arc<Samples>)>,
 }
 
-/// A look is over in two seconds, unless a drive hangs.
-const LOOK: Duration = Duration::from_secs(15);
-/// A drive that failed is not looked at more often.
-const AGAIN: Duration = Duration::from_secs(5);
-/// How many of the keys that the drives name are asked for at once.
-const AT_ONCE: usize = 16;
+/// Bound of the wait for a sampling in one attempt. A sampling takes two seconds, unless a drive hangs.
+const SAMPLING_MAX: Duration = Duration::from_secs(15);
+/// Least time between two samplings of drives that may still be mounted.
+const SAMPLING_PAUSE: Duration = Duration::from_secs(5);
+/// Bound of the number of keys that are read at once.
+const CONCURRENT_READS_MAX: usize = 16;
 
 impl Checks<'_> {
-    /// The drives, looked at once, since nothing writes to them while MinIO is held back; one that failed, or may not be mounted yet, is
-    /// looked at again.
+    /// The samples of the drives, taken once, since nothing writes to the drives while MinIO is held back.
+    /// Drives that failed, or may not be mounted yet, are sampled again. Absent where no drives are given.
     pub(super) async fn samples(&self) -> Result<Option<Arc<Samples>>, Finding> {
         if self.settings.drives.is_empty() {
             return Ok(None);
         }
         let mut drives = self.drives.lock().await;
-        if let Some((at, samples)) = &drives.seen
-            && (!samples.drives.iter().any(Drive::may_come) || self.deps.clock.now() - *at < AGAIN)
+        if let Some((at, samples)) = &drives.sampled
+            && (!samples.drives.iter().any(Drive::may_come) || self.deps.clock.now() - *at < SAMPLING_PAUSE)
         {
             return Ok(Some(samples.clone()));
         }
-        let look = drives.under_way.get_or_insert_with(|| {
+        let sampling = drives.under_way.get_or_insert_with(|| {
             let (patterns, clock) = (self.settings.drives.clone(), self.deps.clock.clone());
             tokio::task::spawn_blocking(move || {
                 let drives = evidence::expand(&patterns)?;
                 Ok(evidence::sample(&drives, &Limits::default(), &clock))
             })
         });
-        // One that hangs is waited for by the next attempt; there are never two.
-        let ended = tokio::time::timeout(LOOK, look).await.map_err(|_| {
-            unreadable(format!("a look at the drives did not end within {}", clock::human(LOOK)))
+        // The next attempt waits for a sampling that hangs: two never run at once.
+        let ended = tokio::time::timeout(SAMPLING_MAX, sampling).await.map_err(|_| {
+            unreadable(format!("a look at the drives did not end within {}", clock::human(SAMPLING_MAX)))
                 .fix("look for a drive that hangs (`dmesg`, a lost network volume)")
         })?;
         drives.under_way = None;
@@ -100,11 +101,11 @@ impl Checks<'_> {
         let samples = samples.map_err(|error| unreadable(format!("KESWARDEN_DRIVES: {error}")))?;
         self.are_readable(&samples)?;
         let samples = Arc::new(samples);
-        drives.seen = Some((self.deps.clock.now(), samples.clone()));
+        drives.sampled = Some((self.deps.clock.now(), samples.clone()));
         Ok(Some(samples))
     }
 
-    /// A MinIO lives with a failed drive, so we do; with none that can be read, nobody knows anything.
+    /// Fails when no drive can be read. Single failed drives are logged: MinIO runs without them as well.
     fn are_readable(&self, samples: &Samples) -> Result<(), Finding> {
         let failed: Vec<_> = samples
             .drives
@@ -117,7 +118,7 @@ impl Checks<'_> {
         if !failed.is_empty() && failed.len() == samples.drives.len() {
             return Err(unreadable(format!("no drive can be read: {}", failed.join("; "))));
         }
-        for drive in failed.iter().filter(|drive| self.is_news(drive)) {
+        for drive in failed.iter().filter(|drive| self.is_new_line(drive)) {
             tracing::warn!(
                 cause = Cause::DrivesUnreadable.id(),
                 "the gate goes by the other drives: {drive}"
@@ -126,75 +127,81 @@ impl Checks<'_> {
         Ok(())
     }
 
-    /// Reads every key that the drives name beside those that were read already.
-    pub(super) async fn look_for_named(
+    /// Reads the keys that the drives name and that are not demanded.
+    pub(super) async fn read_named(
         &self,
         samples: &Samples,
         writer: &KeyringWriter,
-        looked: &mut Looked,
+        keys_read: &mut ReadKeys,
     ) -> Result<(), Finding> {
         let names = samples.keys.keys().filter_map(|name| Name::parse(name).ok());
-        let others: Vec<_> = names.filter(|name| !looked.contains_key(name)).collect();
+        let others: Vec<_> = names.filter(|name| !keys_read.contains_key(name)).collect();
         let found: Vec<_> = stream::iter(others)
             .map(|name| async move {
                 let found = self.named(&name, writer).await;
                 (name, found)
             })
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(CONCURRENT_READS_MAX)
             .collect()
             .await;
         for (name, found) in found {
             if let Some(found) = found? {
-                looked.insert(name, found);
+                keys_read.insert(name, found);
             }
         }
         Ok(())
     }
 
-    /// A key that the drives name; nothing when there is none that can be used.
+    /// A key that the drives name. Absent when the store has no such key, or none that can be used.
     async fn named(&self, name: &Name, writer: &KeyringWriter) -> Result<Option<Arc<Held>>, Finding> {
         match writer.look(name).await {
             Ok(held) => Ok(Some(held)),
             Err(Error::Missing(_)) => Ok(None),
             Err(Error::Failed(finding)) if !finding.cause.allows_sealed_copy() => {
-                self.say(&finding, &format!("the drives name the key '{name}'"));
+                self.log_error_once(&finding, &format!("the drives name the key '{name}'"));
                 Ok(None)
             }
             Err(error) => Err(error.into_finding(|| unreadable(format!("the key '{name}' exists by turns")))),
         }
     }
 
-    /// An error line, once.
-    pub(super) fn say(&self, finding: &Finding, what: &str) {
-        if self.is_news(&finding.seen) {
+    /// Logs an error line, unless an earlier attempt has logged the same finding.
+    pub(super) fn log_error_once(&self, finding: &Finding, what: &str) {
+        if self.is_new_line(&finding.seen) {
             tracing::error!(cause = finding.cause.id(), "{what}: {finding}");
         }
     }
 
-    /// Tries every key that was read on what the drives hold of it.
-    pub(super) fn tried(&self, samples: &Result<Option<Arc<Samples>>, Finding>, looked: &Looked) -> Tried {
+    /// Tries every key that was read on the evidence of the drives.
+    pub(super) fn tried(
+        &self,
+        samples: &Result<Option<Arc<Samples>>, Finding>,
+        keys_read: &ReadKeys,
+    ) -> DriveStatements {
         let samples = match samples {
-            Ok(None) => return Tried::default(),
+            Ok(None) => return DriveStatements::default(),
             Ok(Some(samples)) => samples,
-            Err(finding) => return Tried { silent: Some(self.silent(finding)), ..Tried::default() },
+            Err(finding) => {
+                return DriveStatements { silent: Some(self.silent(finding)), ..DriveStatements::default() };
+            }
         };
-        let findings = evidence::judge(samples, |key, ciphertext, context| match looked.get(key) {
+        let findings = evidence::judge(samples, |key, ciphertext, context| match keys_read.get(key) {
             None => Opened::NoSuchKey,
             Some(held) if held.version.key.open(ciphertext, context).is_ok() => Opened::Yes,
             Some(_) => Opened::No,
         });
-        self.weighed(samples, &findings, |key| looked.get(key).map(|held| held.fingerprint.clone()))
+        self.weighed(samples, &findings, |key| keys_read.get(key).map(|held| held.fingerprint.clone()))
     }
 
-    /// What findings of the drives mean: a statement for each key, and what is only told of. `fingerprint` is that of a key that was
-    /// tried, where it is known.
+    /// Turns findings of the drives into a statement for each key, and warnings. `fingerprint` gives the
+    /// fingerprint of a key that was tried, where known.
     pub(super) fn weighed(
         &self,
         samples: &Samples,
         findings: &[evidence::Finding],
         fingerprint: impl Fn(&str) -> Option<String>,
-    ) -> Tried {
-        let mut tried = Tried::default();
+    ) -> DriveStatements {
+        let mut tried = DriveStatements::default();
         let mut says = Vec::new();
         for finding in findings {
             let evidence::Finding { key, opened, failed, records, .. } = finding;
@@ -223,7 +230,7 @@ impl Checks<'_> {
                     continue;
                 }
                 (Verdict::MissingKey, _) => {
-                    self.tell_of_missing(key, *records);
+                    self.note_missing(key, *records);
                     continue;
                 }
                 (Verdict::NoEvidence | Verdict::Opens, _) => continue,
@@ -251,8 +258,9 @@ impl Checks<'_> {
         tried
     }
 
-    /// A key that is not demanded, that the drives name, and that the store does not have: the tenant starts all the same.
-    fn tell_of_missing(&self, key: &str, records: u64) {
+    /// Notes a key that the drives name and the store lacks. A key that is not demanded stops no start, and
+    /// is logged.
+    fn note_missing(&self, key: &str, records: u64) {
         self.deps.memory.named.note(key, records);
         if self.settings.keys.iter().any(|demanded| demanded.as_str() == key) {
             return;
@@ -261,11 +269,12 @@ impl Checks<'_> {
             .seen(format!(
                 "the drives hold {records} objects under the key '{key}', and there is no such key"
             ))
-            .fix("bring it back, or they cannot be read");
-        self.say(&missing, "the tenant starts all the same");
+            .fix("bring the key back: without it these objects cannot be read");
+        self.log_error_once(&missing, "the tenant starts all the same");
     }
 
-    /// What the drives know of a name under which nothing is stored. Absent: none are given, or they are in use and do not name it.
+    /// The statement of the drives on a name without a stored key. Absent: no drives are given, or the drives
+    /// are in use and do not name the key.
     pub(super) async fn drives_know(&self, name: &Name) -> Option<Statement> {
         let samples = match self.samples().await {
             Ok(samples) => samples?,
@@ -309,7 +318,7 @@ impl Checks<'_> {
     }
 }
 
-/// What of the drives was not read.
+/// The part of the drives that was not read, in words. Absent: everything was read.
 fn gap(samples: &Samples) -> Option<String> {
     let unreadable = samples.drives.iter().find_map(|drive| match &drive.state {
         State::Unreadable(why) => Some(format!("{} cannot be read: {why}", drive.path.display())),
@@ -323,6 +332,7 @@ fn gap(samples: &Samples) -> Option<String> {
     })
 }
 
+/// The sealed files whose first part is on a drive elsewhere, in words. Absent: there are none.
 fn unseen(samples: &Samples) -> Option<String> {
     let unseen = samples.unseen();
     (unseen > 0).then(|| {

@@ -1,7 +1,8 @@
-//! KES alone: no key can be had, so what a key is shows in what it opens: a round trip, the tenant's data, and a canary.
+//! The checks of keys in a KES without a key store of ours. KES gives no key away, so a key is checked by
+//! what it opens: a round trip, the tenant's data, and a canary.
 //!
-//! A canary is a data key that KES once made: its ciphertext, and the SHA-256 of its plaintext. Whoever opens it to the same bytes is
-//! the key that sealed it.
+//! A canary is a data key that KES once made: its ciphertext, and the SHA-256 of its plaintext. Only the key
+//! that sealed the canary opens the canary to the same bytes.
 //!
 //! ```text
 //! { "canary": 1, "ciphertext": base64, "sha256": hex, "made_at": RFC 3339 }
@@ -24,21 +25,25 @@ use std::{collections::HashMap, sync::Arc};
 
 #[derive(Deserialize, Serialize)]
 struct Canary {
+    /// The version of this form.
     canary: u32,
+    /// Base64.
     ciphertext: String,
+    /// SHA-256 of the plaintext, in hex.
     sha256: String,
+    /// RFC 3339.
     made_at: String,
 }
 
-/// The form that is written; a reader takes it and every earlier one.
+/// The version of the form that is written. A reader takes this version and every earlier one.
 const VERSION: u32 = 1;
 
 impl Checks<'_> {
-    /// Every key works at KES, opens what the drives hold, and is the one of its canary.
+    /// Every demanded key works at KES, opens the evidence of the drives, and opens its canary.
     pub(super) async fn keys_at_kes(&self, client: &Client) -> Result<String, Finding> {
-        // Drives that cannot be read are no witness, and stop nobody.
+        // Drives that cannot be read are no witness, and stop no start.
         let samples = self.samples().await.unwrap_or_else(|finding| {
-            self.say(&finding, "the drives are not asked");
+            self.log_error_once(&finding, "the drives are not asked");
             None
         });
         let (mut says, mut proven) = (Vec::new(), Vec::new());
@@ -52,20 +57,20 @@ impl Checks<'_> {
                     _ => {}
                 }
             }
-            tried.notes.iter().for_each(|note| self.say(note, "the key passes"));
+            tried.notes.iter().for_each(|note| self.log_error_once(note, "the key passes"));
             says.extend(tried.says);
         }
         let is_new = samples.is_some_and(|samples| samples.is_new());
         for name in &self.settings.keys {
             let may_trust = is_new || proven.iter().any(|key| key == name.as_str());
-            self.canary_of(name, client, may_trust).await?;
+            self.check_canary(name, client, may_trust).await?;
         }
         let names: Vec<_> = self.settings.keys.iter().map(|name| format!("'{name}'")).collect();
         says.insert(0, format!("{} by KES alone, which gives no key away", names.join(", ")));
         Ok(says.join("; "))
     }
 
-    /// KES tries what is on the drives.
+    /// Tries the keys of KES on the evidence of the drives.
     async fn opened_by(&self, client: &Client, samples: &Samples) -> Result<Vec<evidence::Finding>, Finding> {
         let mut opened = HashMap::new();
         for (key, records) in &samples.keys {
@@ -77,7 +82,7 @@ impl Checks<'_> {
                         Err(finding) => match finding.cause {
                             Cause::KesRoundTripFailed => Opened::No,
                             Cause::KesKeyMissing => Opened::NoSuchKey,
-                            // Another key than MinIO's default may be none of its business.
+                            // MinIO's identity may have no right to another key than its default key.
                             Cause::KesDenied => Opened::Unknown,
                             _ => return Err(finding),
                         },
@@ -94,15 +99,17 @@ impl Checks<'_> {
         }))
     }
 
-    async fn canary_of(&self, name: &Name, client: &Client, may_trust: bool) -> Result<(), Finding> {
+    /// KES opens the key's canary. A key without a canary gets one when `may_trust`, else a warning or a
+    /// refusal.
+    async fn check_canary(&self, name: &Name, client: &Client, may_trust: bool) -> Result<(), Finding> {
         let Some(canaries) =
             self.deps.canaries.as_deref().filter(|_| self.deps.memory.mode() != pins::Mode::Off)
         else {
             return self.without_canary(name);
         };
         match canaries.get(name).await {
-            Ok(text) => sings(name, &text, client).await,
-            Err(Error::Missing(_)) if may_trust && !self.only_looks => {
+            Ok(text) => open_canary(name, &text, client).await,
+            Err(Error::Missing(_)) if may_trust && !self.is_read_only => {
                 self.make_canary(name, client, canaries).await
             }
             Err(Error::Missing(_)) => self.without_canary(name),
@@ -112,11 +119,11 @@ impl Checks<'_> {
 
     fn without_canary(&self, name: &Name) -> Result<(), Finding> {
         let finding = Cause::KeyUnpinned
-            .seen(format!("the key '{name}' at KES has no canary: nobody would notice if it were another one at the next start"))
+            .seen(format!("the key '{name}' at KES has no canary: another key under the name at the next start would go unnoticed"))
             .fix("set KESWARDEN_PIN_DIR, and KESWARDEN_DRIVES: once the tenant's data prove the key, its canary is made");
         match self.deps.memory.mode() {
             pins::Mode::Require => Err(finding),
-            pins::Mode::Warn if self.is_news(&finding.seen) => {
+            pins::Mode::Warn if self.is_new_line(&finding.seen) => {
                 tracing::warn!(cause = finding.cause.id(), "{finding}");
                 Ok(())
             }
@@ -143,10 +150,10 @@ impl Checks<'_> {
                 tracing::info!(key = %name, "the key's canary is made: from now on no other key passes for it");
                 Ok(())
             }
-            // Another pod was faster: its canary is the one that counts.
+            // Another pod was faster: the canary of that pod counts.
             Err(Error::Exists) => {
                 let text = canaries.get(name).await.map_err(Error::finding)?;
-                sings(name, &text, client).await
+                open_canary(name, &text, client).await
             }
             Err(error) => {
                 let finding = error.finding();
@@ -157,8 +164,8 @@ impl Checks<'_> {
     }
 }
 
-/// KES opens the canary to the bytes that it was made with.
-async fn sings(name: &Name, text: &Secret, client: &Client) -> Result<(), Finding> {
+/// KES opens the canary to the plaintext that it was made with.
+async fn open_canary(name: &Name, text: &Secret, client: &Client) -> Result<(), Finding> {
     let broken =
         || Cause::PinConflict.seen(format!("what is kept as the canary of the key '{name}' is none"));
     let canary: Canary = serde_json::from_str(text.expose().trim()).map_err(|_| broken())?;
@@ -180,5 +187,5 @@ async fn sings(name: &Name, text: &Secret, client: &Client) -> Result<(), Findin
     }
 }
 
-/// Where canaries are kept, when anywhere.
+/// The place of canaries, one text a key. Absent: no canaries are kept.
 pub type Canaries = Option<Arc<dyn KeyStore>>;

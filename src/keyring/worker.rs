@@ -1,6 +1,6 @@
-//! The worker: what is asked of the store, and what its answers mean for the keys at hand.
+//! The worker: requests to the store, and the meaning of the answers for the held keys.
 
-use super::{Held, Reply, Request, Snapshot, State, mark};
+use super::{Held, Reply, Request, Snapshot, VerifiedState, mark};
 use crate::{
     cause::{Cause, Finding},
     clock::Clock,
@@ -13,7 +13,7 @@ use prometheus::{GaugeVec, IntGaugeVec};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-/// What the writer's tasks share.
+/// The dependencies that the writer's tasks share.
 pub(super) struct Worker {
     pub(super) store: Arc<dyn KeyStore>,
     pub(super) clock: Clock,
@@ -26,28 +26,32 @@ pub(super) struct Metrics {
     overwritten: IntGaugeVec,
 }
 
-/// What a work item leads to.
+/// The outcome of a request, for the writer.
 pub(super) enum Outcome {
     Loaded(Name, Result<Arc<Held>, Error>),
-    /// It was made, or somebody tried to: what was known of it is old.
+    /// A creation was tried, with or without success: earlier answers about the name are stale.
     Created(Name, Reply<()>, Result<(), Error>),
     Deleted(Name, Reply<()>),
+    /// The request changes nothing for the writer.
     Nothing,
 }
 
-/// What a verification of one key found.
+/// The verification of one key.
 pub struct Verified {
+    /// The name of the key.
     pub name: Name,
+    /// The result: the stored key is the held key and works, or the finding.
     pub result: Result<(), Finding>,
-    /// What a person must know of a key that is well.
+    /// The warning that later versions are stored beside a key that passed.
     pub overwritten: Option<Finding>,
 }
 
-/// A key that seems to be lost is looked at again after this, before that is believed.
-const CONFIRM: Duration = Duration::from_secs(1);
-/// One 404 proves nothing; so many in a row, over so long a time, while the store is well, mean that the key is gone.
-const ABSENT_LOOKS: u32 = 3;
-const ABSENT_FOR: Duration = Duration::from_secs(30);
+/// Pause before a key that seems to be lost is compared again.
+const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
+/// Least number of verifications in a row without the key, and least time over which, before the key counts
+/// as gone. One 404 proves nothing.
+const ABSENCES_MIN: u32 = 3;
+const ABSENT_TIME_MIN: Duration = Duration::from_secs(30);
 
 // === impl Worker ===
 
@@ -67,7 +71,7 @@ impl Worker {
         Ok(Arc::new(Held { version, fingerprint, lost: false, verified: self.clock.boot(), absent: None }))
     }
 
-    /// As `load`, for a key that a client asks for: the witnesses are asked before the key is used.
+    /// As `load`, for a key that a client asks for: the witnesses judge the key before its first use.
     pub(super) async fn find(&self, name: &Name) -> Result<Arc<Held>, Error> {
         let held = self.load(name).await?;
         self.store.vouch(name, &held.fingerprint).await.map_err(Error::Failed)?;
@@ -105,7 +109,7 @@ impl Worker {
             Request::Rescue(name, held, reply) => {
                 let result = self.rescue(&name, &held).await;
                 if result.is_ok() {
-                    let state = State { lost: false, verified: self.clock.boot(), absent: None };
+                    let state = VerifiedState { lost: false, verified: self.clock.boot(), absent: None };
                     snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, &held, state));
                     self.count(&name, &Ok(()));
                 }
@@ -119,8 +123,8 @@ impl Worker {
         }
     }
 
-    /// Every key at hand, fetched again. Bytes that are not at hand are never taken: a changed key is marked, the
-    /// one we hold is kept.
+    /// Verifies every held key. A changed key in the store is never taken: the held key is kept, and marked
+    /// as lost.
     async fn verify(&self, snapshot: &watch::Sender<Arc<Snapshot>>) -> Vec<Verified> {
         let held: Vec<_> =
             snapshot.borrow().iter().map(|(name, held)| (name.clone(), held.clone())).collect();
@@ -128,28 +132,30 @@ impl Worker {
         for (name, held) in held {
             let mut result = self.compare(&name, &held).await;
             if !held.lost && result.as_ref().is_err_and(|finding| finding.cause.is_key_lost()) {
-                // One answer is no proof: a standby may be stale, a restore may be under way.
-                tokio::time::sleep(CONFIRM).await;
+                // One answer proves nothing: a standby may be stale, or a restore under way.
+                tokio::time::sleep(CONFIRM_PAUSE).await;
                 result = self.compare(&name, &held).await;
             }
             let now = self.clock.boot();
             let absent = match &result {
                 Err(finding) if finding.cause == Cause::KeyMissing => {
-                    let (looks, since) = held.absent.unwrap_or((0, now));
-                    Some((looks + 1, since))
+                    let (absences, since) = held.absent.unwrap_or((0, now));
+                    Some((absences + 1, since))
                 }
                 _ => None,
             };
-            if let Some(gone) = absent.and_then(|absent| is_gone(&name, absent, now)) {
+            if let Some(gone) = absent.and_then(|absent| gone(&name, absent, now)) {
                 result = Err(gone);
             }
             let state = match &result {
-                Ok(()) => State { lost: false, verified: now, absent },
-                Err(finding) => {
-                    State { lost: held.lost || finding.cause.is_key_lost(), verified: held.verified, absent }
-                }
+                Ok(()) => VerifiedState { lost: false, verified: now, absent },
+                Err(finding) => VerifiedState {
+                    lost: held.lost || finding.cause.is_key_lost(),
+                    verified: held.verified,
+                    absent,
+                },
             };
-            if state != (State { lost: held.lost, verified: held.verified, absent: held.absent }) {
+            if state != (VerifiedState { lost: held.lost, verified: held.verified, absent: held.absent }) {
                 snapshot.send_modify(|snapshot| mark(Arc::make_mut(snapshot), &name, &held, state));
             }
             self.count(&name, &result);
@@ -166,7 +172,8 @@ impl Worker {
         results
     }
 
-    /// Only into an empty place: what is there, whatever it is, is a person's to judge and to remove.
+    /// Puts a held key back under a name that stores no text. A stored text, whatever it is, is left to a
+    /// person.
     async fn rescue(&self, name: &Name, held: &Held) -> Result<String, Finding> {
         let place = self.store.describe();
         match self.compare(name, held).await {
@@ -198,7 +205,7 @@ impl Worker {
         let place = self.store.describe();
         let unexpected = || Cause::StoreUnavailable.seen("the store answered out of turn");
         let text = self.store.get(name).await.map_err(|error| match error.into_finding(unexpected) {
-            // The store knows how to make a key; another one under a name in use is the last thing that is wanted.
+            // The store's usual fix creates a new key, which must not happen under a name in use.
             finding if finding.cause == Cause::KeyMissing => finding.fix(put_back(name)),
             finding => finding,
         })?;
@@ -227,13 +234,13 @@ impl Worker {
     }
 }
 
-/// The key is gone, for sure: it was looked for often enough, for long enough.
-fn is_gone(name: &Name, (looks, since): (u32, Duration), now: Duration) -> Option<Finding> {
+/// The finding of a key that is certainly gone. Absent while the absences are too few, or too recent.
+fn gone(name: &Name, (absences, since): (u32, Duration), now: Duration) -> Option<Finding> {
     let lasted = now.saturating_sub(since);
-    (looks >= ABSENT_LOOKS && lasted >= ABSENT_FOR).then(|| {
+    (absences >= ABSENCES_MIN && lasted >= ABSENT_TIME_MIN).then(|| {
         let lasted = crate::clock::human(lasted);
         Cause::KeyDestroyed
-            .seen(format!("there has been no key '{name}' in the store for {lasted}, in {looks} looks"))
+            .seen(format!("there has been no key '{name}' in the store for {lasted}, in {absences} looks"))
             .fix(put_back(name))
     })
 }
@@ -267,7 +274,7 @@ impl Metrics {
         }
     }
 
-    /// The key is gone by request: nothing is to be said of it any more.
+    /// Removes the series of a key that was deleted by request.
     pub(super) fn forget(&self, name: &Name) {
         let _ = self.verified.remove_label_values(&[name.as_str()]);
         let _ = self.mismatch.remove_label_values(&[name.as_str()]);

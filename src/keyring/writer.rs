@@ -1,4 +1,5 @@
-//! The writer: the one side that changes the set of keys at hand, and the only one that the store's answers come to.
+//! The writer: the only side that changes the set of held keys, and the only side that gets the store's
+//! answers.
 
 use super::{
     Held, Reply, Request, Snapshot, missing,
@@ -19,15 +20,15 @@ use std::{
 };
 use tokio::sync::{mpsc, watch};
 
-/// The one side that talks to the store and changes the set.
+/// The side that asks the store and changes the set of held keys.
 pub struct KeyringWriter {
     snapshot: watch::Sender<Arc<Snapshot>>,
     requests: mpsc::Receiver<Request>,
     worker: Arc<Worker>,
 }
 
-/// How long "there is no such key" is believed.
-const NEGATIVE: Duration = Duration::from_millis(500);
+/// Bound of the time for which "there is no such key" is cached.
+const ABSENCE_CACHE_MAX: Duration = Duration::from_millis(500);
 
 // === impl KeyringWriter ===
 
@@ -40,19 +41,28 @@ impl KeyringWriter {
         Self { snapshot, requests, worker }
     }
 
-    /// Reads, parses, tries and holds a key.
+    /// Reads, parses, tries and holds a key. No witness is asked.
+    ///
+    /// # Errors
+    /// When the store has no such key or cannot give the key, or the stored text is no key that works.
     pub async fn load(&self, name: &Name) -> Result<Arc<Held>, Error> {
         let held = self.look(name).await?;
         self.hold(name, held.clone());
         Ok(held)
     }
 
-    /// Reads, parses and tries a key: what the gate does before it holds anything.
+    /// Reads, parses and tries a key without holding it, for the gate.
+    ///
+    /// # Errors
+    /// As for `load`.
     pub async fn look(&self, name: &Name) -> Result<Arc<Held>, Error> {
         self.worker.load(name).await
     }
 
-    /// A key of the sealed copy, verified when it was sealed.
+    /// A key of the sealed copy, as a key to hold. `verified` is the time of the last good verification, as
+    /// [`Clock::boot`] counts.
+    ///
+    /// [`Clock::boot`]: crate::clock::Clock::boot
     pub fn copied(&self, version: Arc<KeyVersion>, verified: Duration, lost: bool) -> Held {
         let fingerprint = version.key.fingerprint();
         Held { version, fingerprint, lost, verified, absent: None }
@@ -63,19 +73,24 @@ impl KeyringWriter {
         self.snapshot.borrow().get(name).cloned()
     }
 
-    /// From now on it is served.
+    /// Holds a key: from now on readers get the key.
     pub fn hold(&self, name: &Name, held: Arc<Held>) {
         self.snapshot.send_modify(|snapshot| drop(Arc::make_mut(snapshot).insert(name.clone(), held)));
     }
 
-    /// Makes a whole new key; the one that the store has then.
+    /// Creates a new key in the store, HMAC key included, with `by` as its maker, and reads the key back. The
+    /// key is not held yet.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the name is taken, and otherwise when the store failed, or the key does not
+    /// work.
     pub async fn create(&self, name: &Name, by: &str, now: Timestamp) -> Result<Arc<Held>, Error> {
         let version = KeyVersion::generate(Kind::of_this_machine(), now, by.to_owned());
         self.worker.store.create(name, &version.to_text()).await?;
         self.look(name).await
     }
 
-    /// The store's side: answers requests until no reader is left or it is dropped.
+    /// Answers the readers' requests until no reader is left.
     pub async fn run(mut self) {
         let mut work = Work::default();
         loop {
@@ -104,10 +119,11 @@ impl KeyringWriter {
         }
     }
 
-    /// Answers a look-up from memory, or asks the store, once however many wait.
+    /// Answers a look-up from the held keys or the cached absences, or asks the store: once for any number of
+    /// waiting look-ups.
     fn look_up(&self, work: &mut Work, name: Name, reply: Reply<Arc<Held>>) {
         let now = self.worker.clock.now();
-        work.absent.retain(|_, at| now < *at + NEGATIVE);
+        work.absent.retain(|_, at| now < *at + ABSENCE_CACHE_MAX);
         if let Some(held) = self.snapshot.borrow().get(&name) {
             let _ = reply.send(Ok(held.clone()));
         } else if work.absent.contains_key(&name) {
@@ -122,7 +138,7 @@ impl KeyringWriter {
 
     fn take(&self, work: &mut Work, outcome: Outcome) {
         match outcome {
-            // What was looked up while the key was made or deleted may be from before: look again.
+            // A look-up concurrent with a creation or a deletion may have read the state before: read again.
             Outcome::Loaded(name, _) if work.changed.remove(&name) => work.load(&self.worker, name),
             Outcome::Loaded(name, result) => {
                 match &result {
@@ -134,7 +150,7 @@ impl KeyringWriter {
                 }
                 work.answer(&name, &result);
             }
-            // Who hears of it may ask for it at once: by then nothing says any more that it is absent.
+            // The cached absence ends before the reply, since the client may ask for the new key at once.
             Outcome::Created(name, reply, result) => {
                 work.is_changed(name);
                 let _ = reply.send(result);
@@ -150,15 +166,17 @@ impl KeyringWriter {
     }
 }
 
-/// What the writer's side is about.
+/// The work under way.
 #[derive(Default)]
 struct Work {
     tasks: tokio::task::JoinSet<Outcome>,
-    /// Which key a task loads, so that those who wait hear of a task that fails.
+    /// The key that each task loads, so that waiting look-ups get an answer when a task fails.
     loads: HashMap<tokio::task::Id, Name>,
+    /// The look-ups that wait for each key.
     waiting: HashMap<Name, Vec<Reply<Arc<Held>>>>,
-    /// Keys that are being loaded, and were made or deleted meanwhile.
+    /// Keys that were created or deleted while being loaded.
     changed: HashSet<Name>,
+    /// The cached absences, with the time of each.
     absent: HashMap<Name, Instant>,
 }
 
@@ -191,7 +209,7 @@ fn failed(name: &Name) -> Finding {
     Cause::StoreUnavailable.seen(format!("loading the key '{name}' ended unexpectedly"))
 }
 
-/// The same result for everybody who waited.
+/// A copy of a result, for one of the waiting look-ups.
 fn share(result: &Result<Arc<Held>, Error>) -> Result<Arc<Held>, Error> {
     match result {
         Ok(held) => Ok(held.clone()),

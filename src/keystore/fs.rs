@@ -1,7 +1,8 @@
-//! Keys in a directory, one file a key, in KES's layout: file name = key name, content = the stored text, mode 0600.
+//! Keys in a directory, one file a key, in KES's layout: file name = key name, content = the stored text,
+//! mode 0600.
 //!
-//! A key file is whole or not there: it is written under a hidden name, synced, and linked into place, which fails
-//! when the name is taken. A disk that hangs is an error after a while, and holds up nothing else.
+//! A key file is created atomically: written under a hidden name, synced, and linked into place, which fails
+//! when the name is taken. A call on a disk that hangs fails after a bound, and delays nothing else.
 
 use crate::{
     cause::{Cause, Finding},
@@ -24,45 +25,47 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// Keys in a directory.
+/// A key store in a directory.
 pub struct FsStore {
     dir: Dir,
-    /// Calls that may be under way at once, those included that hang.
+    /// Bounds the concurrent calls, those that hang included.
     calls: Arc<Semaphore>,
-    /// What was left behind by a process before us is gone.
+    /// The hidden files of former processes are removed.
     swept: Arc<AtomicBool>,
 }
 
-/// The directory, as the calls that block see it.
+/// The directory, for calls on blocking threads.
 #[derive(Clone)]
 struct Dir {
     path: PathBuf,
-    /// A directory that is not there is an empty one: it is made with the first file.
+    /// A missing directory counts as an empty one, and is made with the first file.
     on_demand: bool,
 }
 
-/// A larger file is no key (KES reads as much).
-const MAX_FILE: u64 = 1024 * 1024;
+/// Bound of a key file, in bytes. KES has the same bound.
+const FILE_MAX: u64 = 1024 * 1024;
 
-/// How long a call may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-const CALLS: usize = 16;
+/// Bound of the time of one call.
+const CALL_MAX: Duration = Duration::from_secs(10);
+/// Bound of the number of concurrent calls.
+const CONCURRENT_CALLS_MAX: usize = 16;
 
 // === impl FsStore ===
 
 impl FsStore {
+    /// The store in a directory, which must exist.
     pub fn new(dir: PathBuf) -> Self {
-        // The words for a store tell two relative directories of one name apart.
+        // Absolute, since the store's description must tell two directories of one relative path apart.
         let dir = Dir { path: std::path::absolute(&dir).unwrap_or(dir), on_demand: false };
-        Self { dir, calls: Arc::new(Semaphore::new(CALLS)), swept: Arc::default() }
+        Self { dir, calls: Arc::new(Semaphore::new(CONCURRENT_CALLS_MAX)), swept: Arc::default() }
     }
 
-    /// The same for a directory that need not be there yet.
+    /// The same store for a directory that is made with the first file.
     pub fn made_on_demand(self) -> Self {
         Self { dir: Dir { on_demand: true, ..self.dir }, ..self }
     }
 
-    /// On a thread of its own.
+    /// Runs a call on a blocking thread, for a bounded time.
     async fn call<T: Send + 'static>(
         &self,
         what: &str,
@@ -77,7 +80,7 @@ impl FsStore {
             };
             tokio::task::spawn_blocking(blocking).await
         };
-        match tokio::time::timeout(PATIENCE, done).await {
+        match tokio::time::timeout(CALL_MAX, done).await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) => Err(self.dir.failed(what, &io::Error::other(error))),
             Err(_) => Err(self.dir.failed(what, &ErrorKind::TimedOut.into())),
@@ -98,7 +101,7 @@ impl Dir {
 
     fn read(&self, name: &Name) -> Result<Secret, Error> {
         let path = self.path.join(name.as_str());
-        let bytes = match files::read(&path, MAX_FILE) {
+        let bytes = match files::read(&path, FILE_MAX) {
             Ok(bytes) => bytes,
             Err(error)
                 if error.kind() == ErrorKind::NotFound
@@ -132,7 +135,7 @@ impl Dir {
         write(&self.path.join(name.as_str()), 0o600, text.expose().as_bytes())
     }
 
-    /// Makes it, and what is missing above it; a power cut takes none of it back.
+    /// Makes the directory and its missing parents, synced to the disk.
     fn make(&self) -> io::Result<()> {
         let parents = self.path.ancestors().filter(|dir| !dir.as_os_str().is_empty());
         let missing: Vec<_> = parents.take_while(|dir| !dir.exists()).collect();
@@ -159,7 +162,7 @@ impl Dir {
         Ok(names)
     }
 
-    /// A name with a dot is none of a key.
+    /// The command that renames a key file. The new name has a dot, so it is no name of a key.
     fn how_to_set_aside(&self, name: &Name) -> String {
         let file = self.path.join(name.as_str()).display().to_string();
         let aside = shell_word(&format!("{file}.set-aside"));
@@ -190,7 +193,8 @@ impl KeyStore for FsStore {
                 let seen = format!("{} is not a directory", dir.path.display());
                 Err(Error::Failed(Cause::StoreUnavailable.seen(seen)))
             }
-            // Never made here: an empty one in the place of a disk that is not mounted would look like a new tenant's.
+            // The directory is never made here: an empty directory in place of a disk to be mounted would
+            // look like a new tenant's.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let fix =
                     format!("mkdir -m 700 {}, or mount it", shell_word(&dir.path.display().to_string()));
@@ -206,7 +210,7 @@ impl KeyStore for FsStore {
         self.call("reading a key", move |dir| dir.read(&wanted)).await
     }
 
-    /// A disk that is not mounted is an empty directory: nothing in it shows that a name is new.
+    /// Never [`History::New`]: the directory of a disk that is not mounted is empty.
     async fn history(&self, name: &Name) -> Result<History, Finding> {
         let wanted = name.clone();
         let what = "looking for a key";

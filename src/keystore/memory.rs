@@ -1,4 +1,4 @@
-//! Keys in memory, for tests: fails when told to.
+//! A key store in memory, for development and tests. A test can make every call fail.
 
 use crate::{
     cause::{Cause, Finding},
@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-/// Keys in memory.
+/// A key store in memory.
 #[derive(Default)]
 pub struct MemoryStore {
     keys: Mutex<BTreeMap<String, String>>,
@@ -26,30 +26,32 @@ pub struct MemoryStore {
 // === impl MemoryStore ===
 
 impl MemoryStore {
+    /// An empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Every call fails with this, until it is `None`.
+    /// Makes every later call fail with this finding; `None` ends that.
     pub fn fail(&self, fault: Option<Finding>) {
         *lock(&self.fault) = fault;
     }
 
-    /// Puts a text under a name, whatever is there.
+    /// Stores a text under a name, over any other.
     pub fn put(&self, name: &str, text: &str) {
         lock(&self.keys).insert(name.to_owned(), text.to_owned());
     }
 
-    /// What is under a name.
+    /// The text under a name.
     pub fn text(&self, name: &str) -> Option<String> {
         lock(&self.keys).get(name).cloned()
     }
 
+    /// Removes the text under a name.
     pub fn remove(&self, name: &str) {
         lock(&self.keys).remove(name);
     }
 
-    /// How often a key was read.
+    /// The number of reads so far, failed ones included.
     pub fn reads(&self) -> usize {
         self.reads.load(Ordering::SeqCst)
     }

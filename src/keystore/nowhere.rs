@@ -1,4 +1,5 @@
-//! No key store: the keys are in a KES, which never gives them away. Whoever asks for one is told so.
+//! The absence of a key store: the keys are in a KES, which gives none away. Every operation fails with
+//! `store_unset`.
 
 use crate::{
     cause::{Cause, Finding},
@@ -8,10 +9,10 @@ use crate::{
 };
 use async_trait::async_trait;
 
-/// In the place of a key store where none is configured.
+/// The key store of a set-up that configures none.
 pub struct Nowhere;
 
-/// That there is none.
+/// The finding that no key store is configured.
 pub fn unset() -> Finding {
     Cause::StoreUnset.seen("no key store is configured: neither KESWARDEN_VAULT_ADDR, nor KESWARDEN_FS_DIR, nor a --config with a keystore")
 }

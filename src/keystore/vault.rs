@@ -1,7 +1,7 @@
-//! Keys in Vault K/V v1 or v2, at KES's paths and in its format; optionally wrapped by the transit engine.
+//! Keys in Vault K/V v1 or v2, at KES's paths and in KES's format; optionally wrapped by the transit engine.
 //!
-//! The field inside the secret is the key's own name. On v2 version 1 is what counts, as for KES: whoever writes a second
-//! version changes nothing. Creation is `cas=0`, and nothing is believed before it was read back.
+//! The field in the secret has the key's own name. On v2 version 1 counts, as for KES, so that later versions
+//! change nothing. A creation is a write with `cas=0`, and succeeds only once the key was read back.
 
 mod read;
 mod rights;
@@ -27,53 +27,59 @@ use std::{
     time::Duration,
 };
 
-/// Where in Vault the keys are.
+/// The place of the keys in Vault.
 #[derive(Clone)]
 pub struct Config {
     /// The mount of the K/V engine, without slashes at its ends.
     pub mount: String,
-    /// Asked of Vault when absent.
+    /// The version of the mount. Absent: Vault is asked.
     pub version: Option<Version>,
-    /// The folder below the mount; may be empty.
+    /// The folder below the mount. May be empty.
     pub prefix: String,
+    /// The transit engine that wraps the keys. Absent: keys are stored unwrapped.
     pub transit: Option<Transit>,
 }
 
 /// The transit engine that wraps the keys.
 #[derive(Clone)]
 pub struct Transit {
+    /// The mount of the engine, without slashes at its ends.
     pub mount: String,
+    /// The name of the transit key.
     pub key: String,
 }
 
 /// The version of a K/V mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
+    /// K/V v1: a write goes over the stored text.
     V1,
+    /// K/V v2: a write adds a version.
     V2,
 }
 
-/// Keys in Vault.
+/// A key store in Vault.
 pub struct VaultStore {
     client: Arc<Client>,
     config: Config,
-    /// As it was last seen, or set; forgotten when the mount turns out to be of the other one.
+    /// The version of the mount as last seen, or as set. Absent: Vault is asked again.
     version: Mutex<Option<Version>>,
 }
 
-/// Pause before a missing key is looked for again: a standby may answer stale (≤ 102 ms seen).
-const STALE: Duration = Duration::from_millis(150);
-/// How often, and at which distance, a fresh key is looked for.
-const READ_BACK_TRIES: u32 = 20;
+/// Pause before a missing key is read again: a standby may answer stale (≤ 102 ms seen).
+const STALE_PAUSE: Duration = Duration::from_millis(150);
+/// Bound of the reads of a new key until it is read back, and the pause between them.
+const READ_BACK_TRIES_MAX: u32 = 20;
 const READ_BACK_PAUSE: Duration = Duration::from_millis(100);
-/// How often a key is written in the place of one that was removed, before that is given up.
-const TRIES: u32 = 12;
-/// How often a key that another one made is looked for behind a stale standby.
-const STALE_TRIES: u32 = 3;
+/// Bound of the writes of a key in the place of a removed one.
+const REPLACE_TRIES_MAX: u32 = 12;
+/// Bound of the reads of a key that another process has made, behind a stale standby.
+const STALE_TRIES_MAX: u32 = 3;
 
 // === impl VaultStore ===
 
 impl VaultStore {
+    /// The store at a place in the Vault of a client.
     pub fn new(client: Arc<Client>, config: Config) -> Self {
         let version = Mutex::new(config.version);
         Self { client, config, version }
@@ -97,11 +103,12 @@ impl VaultStore {
         self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The mount answers, to us, and is what it was: a green health page says nothing about any of this.
+    /// Checks that the mount answers this login, and has the version that was set. A green health page says
+    /// nothing about either.
     async fn mount(&self) -> Result<(), Finding> {
         let found = match self.detect().await {
             Ok(found) => found,
-            // With the version set, the right to ask for it is not needed.
+            // Where the version is set, the right to ask for the version is not needed.
             Err(finding) if finding.cause == Cause::MountMissing && self.config.version.is_some() => {
                 return Ok(());
             }
@@ -178,13 +185,13 @@ impl VaultStore {
         let answer = self.client.post(&asked, &body).await.map_err(Error::Failed)?;
         match answer.status {
             200 | 204 => Ok(()),
-            // A token that may only create is told 403 for a key that is there; the read decides.
+            // A token that may only create gets 403 for a key that exists: a read decides.
             400 | 403 => {
                 let taken = answer.errors().iter().any(|word| word.contains("check-and-set"));
-                match self.what_is_there(name).await {
+                match self.is_taken(name).await {
                     Ok(()) => Err(Error::Exists),
                     Err(Error::Failed(finding)) if finding.cause.is_no_key() => Err(Error::Failed(finding)),
-                    // A standby has not heard of it yet: the one that refused the write has.
+                    // The standby that was read is stale: the active node has refused the write.
                     Err(Error::Missing(_)) if taken => Err(Error::Exists),
                     Err(_) => Err(Error::Failed(self.cannot_create(&asked, &answer))),
                 }
@@ -204,9 +211,9 @@ impl VaultStore {
         }
     }
 
-    /// Reads until the key is there, and is what was written.
+    /// Reads until the key is there. Fails when another text is there.
     async fn read_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
-        for _ in 0..READ_BACK_TRIES {
+        for _ in 0..READ_BACK_TRIES_MAX {
             match self.get(name).await {
                 Ok(stored) if stored.same(text) => return Ok(()),
                 Ok(_) => return Err(Error::Exists),
@@ -223,12 +230,13 @@ impl VaultStore {
 }
 
 impl VaultStore {
-    /// Creates a key in the place of one that was removed: a leader that is lost in between must not leave none.
-    async fn create_at_last(&self, name: &Name, text: &Secret) -> Result<(), Error> {
+    /// Creates a key in the place of a removed one, with retries: losing the active node meanwhile must not
+    /// leave the name without a key.
+    async fn create_with_retries(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let mut retry = Backoff::new(READ_BACK_PAUSE, Duration::from_secs(5));
-        for _ in 1..TRIES {
+        for _ in 1..REPLACE_TRIES_MAX {
             match self.create(name, text).await {
-                // An attempt whose answer was lost may have done it.
+                // An earlier try whose answer was lost may have written the key.
                 Err(Error::Exists) => return self.read_back(name, text).await,
                 Ok(()) => return Ok(()),
                 Err(_) => tokio::time::sleep(retry.next_delay()).await,
@@ -255,11 +263,11 @@ impl KeyStore for VaultStore {
         self.mount().await
     }
 
-    /// One 404 proves nothing: a standby may not have heard of the key yet.
+    /// Reads twice before [`Error::Missing`]: one 404 proves nothing, since a standby may be stale.
     async fn get(&self, name: &Name) -> Result<Secret, Error> {
         let text = match self.read(name).await {
             Err(Error::Missing(_)) => {
-                tokio::time::sleep(STALE).await;
+                tokio::time::sleep(STALE_PAUSE).await;
                 self.read(name).await?
             }
             result => result?,
@@ -286,7 +294,7 @@ impl KeyStore for VaultStore {
         }
     }
 
-    /// Vault has no other witness than its own history.
+    /// Always allowed: Vault's only witness is its own history.
     async fn vouch(&self, _: &Name, _: &str) -> Result<(), Finding> {
         Ok(())
     }
@@ -297,10 +305,11 @@ impl KeyStore for VaultStore {
 
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let version = self.version().await.map_err(Error::Failed)?;
-        // K/V v1 has no compare-and-set: look first, as long as a standby may be stale, and read back what is there in
-        // the end. Two creators in the same instant are beyond it: docs/threat-model.md says so.
+        // K/V v1 has no compare-and-set, so the name is read first, for as long as a standby may be stale,
+        // and the key is read back after the write. Two creators in the same instant go unnoticed:
+        // docs/threat-model.md says so.
         if version == Version::V1 {
-            match self.what_is_there(name).await {
+            match self.is_taken(name).await {
                 Err(Error::Missing(_)) => {}
                 Ok(()) => return Err(Error::Exists),
                 Err(Error::Failed(finding)) if finding.cause == Cause::KeyMalformed => {
@@ -314,8 +323,8 @@ impl KeyStore for VaultStore {
         self.read_back(name, text).await
     }
 
-    /// K/V v2: version 1 is what counts, so the name's whole history goes; the former key is put back if that is all that
-    /// could be done.
+    /// On K/V v2 version 1 counts, so the whole history of the name is removed. When the new key cannot be
+    /// written, the former key is put back.
     async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         if self.version().await.map_err(Error::Failed)? == Version::V1 {
             let stored = self.wrapped(text).await.map_err(Error::Failed)?;
@@ -331,9 +340,9 @@ impl KeyStore for VaultStore {
             let fix = format!("add to the policy: path \"{path}\" {{ capabilities = [\"delete\"] }}");
             return Err(Error::Failed(finding.fix(fix)));
         }
-        match self.create_at_last(name, text).await {
+        match self.create_with_retries(name, text).await {
             Ok(()) => Ok(()),
-            Err(error) => match self.create_at_last(name, &former).await {
+            Err(error) => match self.create_with_retries(name, &former).await {
                 Ok(()) => Err(error),
                 Err(second) => Err(Error::Failed(Cause::KeyDestroyed.seen(format!(
                     "the former key '{name}' was removed, the new one could not be written ({error}), nor the former one put back ({second})"
@@ -342,12 +351,12 @@ impl KeyStore for VaultStore {
         }
     }
 
-    /// K/V v2: version 1 is soft-deleted, so that `bao kv undelete -versions=1` brings it back.
+    /// On K/V v2 version 1 is soft-deleted, so that `bao kv undelete -versions=1` brings the key back.
     async fn delete(&self, name: &Name) -> Result<(), Error> {
         let version = self.version().await.map_err(Error::Failed)?;
         match self.read(name).await {
             Ok(_) => {}
-            // As for KES: what was never there is as good as deleted.
+            // The deletion of a missing key succeeds, as in KES.
             Err(Error::Missing(_)) => return Ok(()),
             Err(error) => return Err(error),
         }
@@ -368,7 +377,7 @@ impl KeyStore for VaultStore {
                 _ => finding,
             }));
         }
-        for _ in 0..READ_BACK_TRIES {
+        for _ in 0..READ_BACK_TRIES_MAX {
             match self.read(name).await {
                 Ok(_) => tokio::time::sleep(READ_BACK_PAUSE).await,
                 Err(Error::Failed(finding)) if finding.cause != Cause::KeyDeleted => {
@@ -399,7 +408,8 @@ impl KeyStore for VaultStore {
         }
         match (answer.status, answer.json()) {
             (200, Some(Listing { data: Keys { keys } })) => {
-                // Folders end in a slash; whatever else is no name of a key, no client could ask for.
+                // Folders end in a slash. Other entries that are no names of keys cannot be asked for by a
+                // client.
                 Ok(keys.into_iter().filter(|key| Name::parse(key).is_ok()).collect())
             }
             (404, _) if answer.errors().is_empty() && answer.is_vaults() => Ok(Vec::new()),

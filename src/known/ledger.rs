@@ -1,10 +1,11 @@
-//! A state directory's part of the memory: one small file for each key that was ever in use, never written over.
+//! The ledger of a state directory: one small file for each key that was ever in use under a name.
 //!
 //! ```text
 //! DIR/known-keys/NAME.DIGEST     DIGEST = first 16 hex digits of SHA-256 over fingerprint, store and tenant
 //! { "known_key": 1, "name": NAME, "fingerprint": hex, "store": words, "tenant": text, "first_seen": RFC 3339, "last_seen": RFC 3339 }
 //! ```
-//! A file is whole or not there. `last_seen` is written again once a day at most.
+//! Files are written atomically. A change of key adds a file. `last_seen` is written again once a day at
+//! most.
 
 use super::{Kind, Known, Says, Witness, is_same};
 use crate::{
@@ -24,22 +25,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What one state directory knows.
+/// One state directory as a witness.
 pub struct Ledger {
     files: Files,
     blocking: Blocking,
     clock: Clock,
 }
 
-/// The files, as the calls that block see them.
+/// The files, for calls on blocking threads.
 #[derive(Clone)]
 struct Files {
     dir: PathBuf,
     /// The key store of this process, in words.
     store: String,
-    /// Entries of another store count for the same tenant only.
+    /// The tenant of this process: entries of another store count for the same tenant only.
     tenant: String,
-    /// Entries of another store do not count at all, and nothing is written.
+    /// The directory belongs to another process: only entries of this store count, and nothing is written.
     same_store: bool,
 }
 
@@ -47,7 +48,7 @@ struct Files {
 #[derive(Default)]
 struct Found {
     entries: Vec<(PathBuf, Entry)>,
-    /// Why the first of the files that could not be read could not.
+    /// The finding of the first file that could not be read.
     unreadable: Option<Finding>,
 }
 
@@ -66,25 +67,26 @@ struct Entry {
 
 /// The folder below a state directory.
 const FOLDER: &str = "known-keys";
-/// The form that is written; a reader takes it and every earlier one.
+/// The version of the form that is written. A reader takes this version and every earlier one.
 const VERSION: u32 = 1;
-/// A larger file is none of ours.
-const MAX_FILE: u64 = 16 * 1024;
-/// How old `last_seen` must be before it is written again, in seconds.
-const REFRESH: i64 = 86_400;
-/// Hexadecimal digits of a file name's last part.
-const DIGITS: usize = 16;
+/// Bound of an entry's file, in bytes.
+const FILE_MAX: u64 = 16 * 1024;
+/// Least age of `last_seen` before `last_seen` is written again, in seconds.
+const LAST_SEEN_AGE_MIN: i64 = 86_400;
+/// Hexadecimal digits in the last part of a file name.
+const DIGEST_DIGITS: usize = 16;
 
 // === impl Ledger ===
 
 impl Ledger {
-    /// Of the state directory `dir`, for the keys of `store`.
+    /// The ledger below the state directory `dir`, for the keys of `store`. `tenant` may be empty.
     pub fn new(dir: &Path, store: String, tenant: String, clock: Clock) -> Self {
         let files = Files { dir: dir.join(FOLDER), store, tenant, same_store: false };
         Self { files, blocking: Blocking::default(), clock }
     }
 
-    /// Of a state directory that another process writes to: only what it knows of this very store counts.
+    /// The ledger of a state directory of another process, read only: entries of `store` count, and no
+    /// others.
     pub fn of_another(dir: &Path, store: String, clock: Clock) -> Self {
         let files = Files { dir: dir.join(FOLDER), store, tenant: String::new(), same_store: true };
         Self { files, blocking: Blocking::default(), clock }
@@ -117,7 +119,7 @@ impl Witness for Ledger {
     /// Another process's directory that knows nothing of this store is no witness.
     async fn says(&self, name: &Name) -> Option<Says> {
         let name = name.clone();
-        match self.call(move |files| files.of(&name)).await {
+        match self.call(move |files| files.entries_of(&name)).await {
             Ok(found) if self.files.same_store && found.entries.is_empty() => None,
             Ok(found) => Some(self.files.says(found)),
             Err(_) if self.files.same_store => None,
@@ -139,7 +141,7 @@ impl Witness for Ledger {
             match is {
                 Some(is) if !files.same_store => {
                     files.write(&name, &is, now)?;
-                    // What another store knows of the name is its own: this one has an entry now that counts before it.
+                    // Entries of other stores stay: the new entry of this store counts before them.
                     files.remove(&name, &was, |entry| entry.store == files.store)
                 }
                 Some(_) | None => files.remove(&name, &was, |_| true),
@@ -164,9 +166,9 @@ impl Files {
         self.unusable(&format_args!("{}: {error}", path.display()))
     }
 
-    /// Every entry of a name that counts here, with its file, and why others of its files could not be read. A folder that is not there
-    /// yet has none. What this very store had counts whoever wrote it down; what another store had, for the same tenant only.
-    fn of(&self, name: &Name) -> Result<Found, Finding> {
+    /// Every entry of a name that counts here, the oldest first. A missing folder has none. An entry of this
+    /// store counts, whoever wrote the entry; an entry of another store counts for the same tenant only.
+    fn entries_of(&self, name: &Name) -> Result<Found, Finding> {
         let listed = match fs::read_dir(&self.dir) {
             Ok(listed) => listed,
             Err(error) if error.kind() == ErrorKind::NotFound && files::is_absent(&self.dir) => {
@@ -202,7 +204,7 @@ impl Files {
         struct Form {
             known_key: u32,
         }
-        let text = files::read(path, MAX_FILE).map_err(|error| self.failed(path, &error))?;
+        let text = files::read(path, FILE_MAX).map_err(|error| self.failed(path, &error))?;
         let none = || self.unusable(&format_args!("{} is none of its files", path.display()));
         let form: Form = serde_json::from_slice(&text).map_err(|_| none())?;
         if !(1..=VERSION).contains(&form.known_key) {
@@ -211,7 +213,7 @@ impl Files {
             return Err(self.unusable(&newer).fix("run the version that wrote it, or a later one"));
         }
         let entry: Entry = serde_json::from_slice(&text).map_err(|_| none())?;
-        // The name of a file is a digest of what the entry says: a flipped bit is not believed.
+        // The name of a file has a digest of the entry: an entry with a flipped bit is refused.
         match path.file_name() == Some(file_of(&entry).as_ref()) {
             true => Ok(entry),
             false => {
@@ -221,7 +223,8 @@ impl Files {
         }
     }
 
-    /// What this store had; where it never had any, what another store of the same tenant had under the name.
+    /// The keys that this store had under the name; where there are none, the keys that another store of the
+    /// same tenant had.
     fn says(&self, Found { entries, unreadable }: Found) -> Says {
         if entries.is_empty() {
             return unreadable.map_or(Says::New, Says::CannotTell);
@@ -255,7 +258,7 @@ impl Files {
         };
         let path = self.dir.join(file_of(&entry));
         if let Ok(former) = self.read(&path) {
-            if now.as_second() - former.last_seen.as_second() < REFRESH {
+            if now.as_second() - former.last_seen.as_second() < LAST_SEEN_AGE_MIN {
                 return Ok(());
             }
             entry.first_seen = former.first_seen;
@@ -270,7 +273,7 @@ impl Files {
     }
 
     fn remove(&self, name: &Name, fingerprint: &str, which: impl Fn(&Entry) -> bool) -> Result<(), Finding> {
-        for (path, entry) in self.of(name)?.entries {
+        for (path, entry) in self.entries_of(name)?.entries {
             if is_same(&entry.fingerprint, fingerprint) && which(&entry) {
                 fs::remove_file(&path).map_err(|error| self.failed(&path, &error))?;
             }
@@ -279,15 +282,15 @@ impl Files {
     }
 }
 
-/// The file of an entry.
+/// The file name of an entry.
 fn file_of(Entry { name, fingerprint, store, tenant, .. }: &Entry) -> String {
     let digest = Sha256::digest([fingerprint.as_str(), store, tenant].join("\0"));
-    format!("{name}.{}", &secret::hex(&digest)[..DIGITS])
+    format!("{name}.{}", &secret::hex(&digest)[..DIGEST_DIGITS])
 }
 
-/// Whether a file is an entry of a name. A name has no dot.
+/// Whether a file name is that of an entry of a key. The name of a key has no dot.
 fn is_of(file: &str, name: &Name) -> bool {
     file.strip_prefix(name.as_str())
         .and_then(|rest| rest.strip_prefix('.'))
-        .is_some_and(|digest| digest.len() == DIGITS)
+        .is_some_and(|digest| digest.len() == DIGEST_DIGITS)
 }

@@ -1,4 +1,4 @@
-//! The table of the judge, cell by cell, and what is told to people.
+//! Tests of the table of `judge`, cell by cell, and of the findings.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn silent() -> Says {
     Says::CannotTell(Cause::MemoryUnusable.seen("it hangs"))
 }
 
-/// Everything that one witness may say, by what it means to the key A.
+/// Every content of a statement, with its meaning for the key A.
 fn sayings() -> Vec<(&'static str, Says)> {
     vec![
         ("this", fingerprint(A)),
@@ -39,7 +39,8 @@ fn sayings() -> Vec<(&'static str, Says)> {
 
 const KINDS: [Kind; 6] = [Kind::Agent, Kind::Copy, Kind::Ledger, Kind::Pin, Kind::Drives, Kind::History];
 
-/// Calls `with` for every set of up to three witnesses of different kinds, with everything that each may say.
+/// Calls `with` for every set of up to three witnesses of different kinds, with every content of each
+/// statement.
 fn every_set(mut with: impl FnMut(&[Statement], &[&str])) {
     with(&[], &[]);
     for (at, one) in KINDS.iter().enumerate() {
@@ -84,7 +85,7 @@ fn a_key_at_hand_passes_unless_somebody_knows_another() {
     assert!(sets > 10_000, "{sets} sets of witnesses");
 }
 
-/// No witness, and no set of them, that is there, stale, forgetful or silent, stops the right key.
+/// The right key passes with every set of witnesses that does not know another key.
 #[test]
 fn the_right_key_passes_with_any_subset_of_witnesses() {
     every_set(|statements, means| {
@@ -169,7 +170,7 @@ fn a_replaced_key_is_told_of_with_both_fingerprints_where_each_is_known_from_and
     }
 }
 
-/// A mistaken pin beside the right key: nobody is sent in a circle, and the mistake has a way out.
+/// A mistaken pin beside the right key: the fix puts no wrong key back, and says how the pin is forgotten.
 #[test]
 fn a_mistaken_witness_has_a_way_out() {
     let mut copy = Statement::new(Kind::Copy, "the sealed copy", fingerprint(A));
@@ -186,7 +187,8 @@ fn a_mistaken_witness_has_a_way_out() {
     );
 }
 
-/// Who has the key first, then an undelete, a backup, the former store; a new key last, and only where nobody knows the name.
+/// The order of the ways back: places that have the key, an undelete, a backup, the former store; a new key
+/// last, and only where no witness knows the name.
 #[test]
 fn a_missing_key_is_told_of_with_the_ways_back_in_their_order() {
     let from_store = || Cause::KeyMissing.seen("there is no key");
@@ -221,12 +223,12 @@ fn a_missing_key_is_told_of_with_the_ways_back_in_their_order() {
     order(&told.fix, &["could not be asked", "key restore", "key create --first"]);
 }
 
-/// What a store prints for a key that is in the way.
+/// The command of a store that sets a key aside.
 fn aside() -> SetAside {
     SetAside { command: "`mv a b`".to_owned(), others: Vec::new() }
 }
 
-/// What is left of a lost key goes out of the way first; a later version that is the missed key is the first way back.
+/// The rest of a lost key is set aside first; a later version that is the missing key is the first way back.
 #[test]
 fn a_lost_key_is_set_aside_before_it_comes_back() {
     let destroyed = Cause::KeyDestroyed.seen("it was destroyed");
@@ -239,7 +241,7 @@ fn a_lost_key_is_set_aside_before_it_comes_back() {
     assert!(at("`mv a b`") < at("put version 2 back") && at("put version 2 back") < at("key restore"));
 }
 
-/// A trace of a key makes a name no new one, and says nothing against the key at hand.
+/// A trace of a key refuses a creation, and does not refuse the key at hand.
 #[test]
 fn a_name_that_was_in_use_gets_no_other_key_and_keeps_its_own() {
     let was = [Statement::new(Kind::Drives, "drives", Says::WasInUse("seven files".to_owned()))];

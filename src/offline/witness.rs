@@ -10,7 +10,7 @@ use crate::{
 use async_trait::async_trait;
 use std::sync::Arc;
 
-/// The copy as a witness: what it knows, it knows however old it is.
+/// The sealed copy as a witness. Expired keys are known as well.
 pub struct CopyWitness {
     copy: Arc<SealedCopy>,
     commands: Commands,
@@ -20,6 +20,7 @@ pub struct CopyWitness {
 // === impl CopyWitness ===
 
 impl CopyWitness {
+    /// The copy as a witness; `commands` are for the way to put a key back.
     pub fn new(copy: Arc<SealedCopy>, commands: Commands) -> Self {
         Self { copy, commands, blocking: Blocking::default() }
     }
@@ -40,7 +41,8 @@ impl Witness for CopyWitness {
         Some(format!("put it back from the sealed copy, which has it: `{command}`"))
     }
 
-    /// A copy of another store knows nothing of this one, and has somebody's key of the name all the same.
+    /// A copy of another store cannot tell: its key of the name may be another tenant's, or the key that was
+    /// in use here.
     async fn says(&self, name: &Name) -> Option<Says> {
         let (copy, wanted) = (self.copy.clone(), name.clone());
         let looked = self.blocking.run(move || copy.keys_of(&wanted)).await;

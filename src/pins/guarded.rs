@@ -1,5 +1,5 @@
-//! A key store with witnesses in front: no other key is made, put back or used under a name that somebody knows, and what is first
-//! used is remembered before.
+//! A key store with witnesses in front: no key is created, put back or used under a name of which a witness
+//! knows another key, and every key is remembered before its first use.
 
 use super::{Mode, Pins};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 use async_trait::async_trait;
 use std::sync::Arc;
 
-/// A key store with witnesses in front of it.
+/// A key store with witnesses in front. Calls that no witness need judge go straight to the store.
 pub struct Guarded {
     store: Arc<dyn KeyStore>,
     witnesses: Witnesses,
@@ -24,11 +24,13 @@ pub struct Guarded {
 // === impl Guarded ===
 
 impl Guarded {
+    /// `store`, guarded by `witnesses`. `pins` are pinned at a creation when a pin is demanded; `commands`
+    /// are for findings.
     pub fn new(store: Arc<dyn KeyStore>, witnesses: Witnesses, pins: Pins, commands: Commands) -> Self {
         Self { store, witnesses, pins, commands }
     }
 
-    /// Whether these bytes may be stored under the name: what the witnesses say of their fingerprint.
+    /// Whether a text may be stored under the name: its fingerprint and the statements of the witnesses.
     async fn may_be_stored(&self, name: &Name, text: &Secret) -> Result<(String, Vec<Statement>), Finding> {
         let Usable { fingerprint, .. } = Usable::read(name, text, "that is to be stored")?;
         let statements = self.witnesses.ask(name).await;
@@ -38,7 +40,8 @@ impl Guarded {
         }
     }
 
-    /// The key is there and is right; what could not be written down is told of, and stops nothing.
+    /// Stores a key that the witnesses allow, and remembers the key. Failures to remember are logged, and
+    /// stop nothing.
     async fn store_and_remember(
         &self,
         name: &Name,
@@ -84,15 +87,16 @@ impl KeyStore for Guarded {
         self.store.history(name).await
     }
 
-    /// A new key: somebody asks for it by name. A witness that cannot be asked may know the name.
+    /// Creates a key that a client or a person asks for by name. A witness that cannot be asked may know the
+    /// name: then no key is created.
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let (fingerprint, statements) = match self.may_be_stored(name, text).await {
             Ok(may) => may,
-            // Another pod was faster, and has told the witnesses.
+            // Another pod was faster, and the witnesses know the key of that pod.
             Err(_) if self.store.get(name).await.is_ok() => return Err(Error::Exists),
             Err(finding) => return Err(Error::Failed(finding)),
         };
-        // An import may bring the very key back that is known.
+        // An import may bring back the key that the witnesses know.
         if judge(Asked::Key(&fingerprint), &statements) != Verdict::Same {
             let absent = |cause: Cause| cause.seen(format!("the key '{name}' was to be made"));
             match judge(Asked::Creation { on_request: true }, &statements) {
@@ -116,7 +120,8 @@ impl KeyStore for Guarded {
         self.store_and_remember(name, text, (&fingerprint, &statements)).await
     }
 
-    /// The very bytes that were in use: who kept them is a witness, so nobody else need be asked.
+    /// Puts back the key that was in use. The place that kept the key is a witness, so silent witnesses are
+    /// no obstacle.
     async fn put_back(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let (fingerprint, statements) = self.may_be_stored(name, text).await.map_err(Error::Failed)?;
         self.store_and_remember(name, text, (&fingerprint, &statements)).await

@@ -1,6 +1,6 @@
-//! Reading a key, and what it means that there is none: never there, deleted, destroyed, or trimmed away.
+//! The reading of a key, and the meaning of a missing one: never stored, deleted, destroyed, or trimmed away.
 
-use super::{READ_BACK_PAUSE, STALE_TRIES, VaultStore, Version};
+use super::{READ_BACK_PAUSE, STALE_TRIES_MAX, VaultStore, Version};
 use crate::{
     cause::{Cause, Finding},
     names::Name,
@@ -11,6 +11,7 @@ use crate::{
 use serde_json::{Value, json};
 
 impl VaultStore {
+    /// Reads a key once: on K/V v2 its version 1. A wrapped key is not unwrapped.
     pub(super) async fn read(&self, name: &Name) -> Result<Secret, Error> {
         let version = self.version().await.map_err(Error::Failed)?;
         let (part, query) = match version {
@@ -39,7 +40,7 @@ impl VaultStore {
             Cause::KeyMalformed
                 .seen(format!("the secret at {path} in Vault {} {what}", self.client.address()))
         };
-        // Whatever stands in front of Vault may answer 200 as well: that says nothing about a key.
+        // A proxy in front of Vault may answer 200 as well, which says nothing about a key.
         let mut value: Value = answer.json().unwrap_or_default();
         if !value.get("data").is_some_and(Value::is_object) {
             return Err(self.client.not_vault(answer));
@@ -57,7 +58,7 @@ impl VaultStore {
         }
     }
 
-    /// What a 404 means: never there, deleted, destroyed, or trimmed away.
+    /// The meaning of a 404: never stored, deleted, destroyed, or trimmed away.
     async fn absent(&self, version: Version, name: &Name, asked: &Asked<'_>, answer: &Answer) -> Error {
         let address = self.client.address();
         if !answer.is_vaults() {
@@ -67,7 +68,7 @@ impl VaultStore {
         if words.iter().any(|word| word.contains("Invalid path for a versioned"))
             && self.config.version.is_none()
         {
-            // It was v1 when we asked, and is v2 now: ask again next time.
+            // The mount was v1 when Vault was asked, and is v2 now: ask again at the next call.
             *self.lock() = None;
         }
         if words.iter().any(|word| {
@@ -98,13 +99,13 @@ impl VaultStore {
         let history = match version {
             Version::V1 => false,
             Version::V2 => match self.has_metadata(name).await {
-                // A standby may have heard of the key between the two questions: then its version 1 is there by now.
+                // A standby may have got the key between the two requests: then version 1 can be read by now.
                 Ok(true) => {
                     let again = self.client.get(asked, Some("version=1")).await;
                     !again.is_ok_and(|answer| answer.status == 200)
                 }
                 Ok(false) => false,
-                // Without the right to look, the first 404 is all there is to know.
+                // Without the right to read the history, the first 404 decides.
                 Err(finding) if finding.cause == Cause::PolicyMissing => false,
                 Err(finding) => return Error::Failed(finding),
             },
@@ -120,6 +121,7 @@ impl VaultStore {
         }
     }
 
+    /// Whether the name has a history on K/V v2.
     pub(super) async fn has_metadata(&self, name: &Name) -> Result<bool, Finding> {
         let path = self.path("metadata", name.as_str());
         let asked = Asked { what: "looking for the key's history", path: &path };
@@ -133,22 +135,23 @@ impl VaultStore {
         }
     }
 
-    /// Somebody has written other versions: nobody reads them, and `max_versions` may push the first one out.
+    /// The warning that later versions are stored. No process reads them, and `max_versions` may push version
+    /// 1 out.
     pub(super) async fn later_versions(&self, name: &Name) -> Result<Option<Finding>, Finding> {
         let path = self.path("metadata", name.as_str());
         let asked = Asked { what: "looking for the key's history", path: &path };
         let answer = self.client.get(&asked, None).await?;
         if answer.status != 200 {
-            // Without the right to look there is nothing to tell.
+            // The right to read the history is optional.
             return Ok(None);
         }
         let metadata: Value = answer.json().unwrap_or_default();
-        // Those that were removed again push nothing out that is not pushed out yet, and nobody can act on them twice.
-        let is_there =
+        // Versions that were removed again push no further version out, and need no second removal.
+        let is_live =
             |version: &Value| version["destroyed"] != json!(true) && version["deletion_time"] == json!("");
         let versions = metadata.pointer("/data/versions").and_then(Value::as_object).into_iter().flatten();
         let later = versions
-            .filter(|(_, version)| is_there(version))
+            .filter(|(_, version)| is_live(version))
             .filter_map(|(number, _)| number.parse::<u64>().ok());
         let Some(current) = later.max().filter(|current| *current > 1) else { return Ok(None) };
         let (mount, place) = (&self.config.mount, self.path("", name.as_str()));
@@ -167,10 +170,11 @@ impl VaultStore {
         ))
     }
 
-    /// A key that must be there, looked for until a standby has heard of it too.
-    pub(super) async fn what_is_there(&self, name: &Name) -> Result<(), Error> {
+    /// Reads a name until the key is there, for as long as a standby may be stale. Succeeds when the name has
+    /// a key.
+    pub(super) async fn is_taken(&self, name: &Name) -> Result<(), Error> {
         let mut last = self.read(name).await;
-        for _ in 0..STALE_TRIES {
+        for _ in 0..STALE_TRIES_MAX {
             match last {
                 Err(Error::Missing(_)) => tokio::time::sleep(READ_BACK_PAUSE).await,
                 known => return known.map(drop),

@@ -1,4 +1,4 @@
-//! What a login may do beyond what is needed, and how the mount keeps history: for `doctor`, which only looks.
+//! The rights of the login beyond need, and the history that the mount keeps, for `doctor`. Read only.
 
 use super::{VaultStore, Version};
 use crate::{
@@ -8,10 +8,11 @@ use crate::{
 };
 use serde_json::{Value, json};
 
-/// Nobody who only reads and creates keys needs these; whoever has them can overwrite or remove keys.
-const DANGEROUS: [&str; 5] = ["update", "patch", "delete", "sudo", "root"];
-/// KES and we read version 1; a mount that keeps fewer pushes it out after so many writes.
-const HISTORY: u64 = 100;
+/// Capabilities that can overwrite or remove keys, and that reading and creating keys does not need.
+const CAPABILITIES_BEYOND_NEED: [&str; 5] = ["update", "patch", "delete", "sudo", "root"];
+/// Least number of versions that the mount should keep: after that many writes version 1, which KES and
+/// keswarden read, is pushed out.
+const VERSIONS_KEPT_MIN: u64 = 100;
 
 impl VaultStore {
     pub(super) async fn look_at_rights(&self, name: &Name) -> Result<Vec<Finding>, Finding> {
@@ -56,8 +57,10 @@ impl VaultStore {
         };
         let mut notes = Vec::new();
         for path in &keys {
-            let too_many: Vec<_> =
-                of(path).into_iter().filter(|right| DANGEROUS.contains(&right.as_str())).collect();
+            let too_many: Vec<_> = of(path)
+                .into_iter()
+                .filter(|right| CAPABILITIES_BEYOND_NEED.contains(&right.as_str()))
+                .collect();
             if !too_many.is_empty() {
                 notes.push(Cause::RightsBeyondNeed.seen(format!(
                     "the login may `{}` {path}, and keys are lost that way",
@@ -82,7 +85,7 @@ impl VaultStore {
         let asked = Asked { what: "reading the mount's settings", path: &path };
         let answer = self.client.get(&asked, None).await?;
         let Some(settings) = answer.json::<Value>().filter(|_| answer.status == 200) else {
-            // The least policy does not allow it: then it is for somebody else to look.
+            // The shipped policy does not allow this read: then the settings are not checked.
             return Ok(Vec::new());
         };
         let data = &settings["data"];
@@ -94,13 +97,13 @@ impl VaultStore {
                     .fix(format!("`bao write {path} cas_required=true`")),
             );
         }
-        let most = data["max_versions"].as_u64().unwrap_or(0);
-        if most < HISTORY {
-            let kept = if most == 0 { 10 } else { most };
+        let max_versions = data["max_versions"].as_u64().unwrap_or(0);
+        if max_versions < VERSIONS_KEPT_MIN {
+            let kept = if max_versions == 0 { 10 } else { max_versions };
             notes.push(
                 Cause::MountHistoryShort
                     .seen(format!("the mount '{}' keeps {kept} versions of a key", self.config.mount))
-                    .fix(format!("`bao write {path} max_versions={HISTORY}`")),
+                    .fix(format!("`bao write {path} max_versions={VERSIONS_KEPT_MIN}`")),
             );
         }
         Ok(notes)

@@ -1,4 +1,5 @@
-//! How a person moves a key out of the way: every version goes to a file first, since all versions go from K/V v2.
+//! The command that moves a key out of the way: every version is saved to a file first, since the command
+//! removes all versions from K/V v2.
 
 use super::{Config, VaultStore, Version};
 use crate::{
@@ -11,11 +12,12 @@ use crate::{
 };
 use serde_json::{Value, json};
 
-/// How many versions of a key are looked at.
-const MOST_VERSIONS: usize = 16;
+/// Bound of the versions of a key that are saved.
+const VERSIONS_MAX: usize = 16;
 
 impl VaultStore {
-    /// Version 1 is what counts. A later one may be the key that is missed: a person who writes it again does not know that.
+    /// The command, and the keys of later versions. Version 1 counts, and a later version may be the missing
+    /// key, written again by a person.
     pub(super) async fn set_aside(&self, name: &Name) -> SetAside {
         let Config { mount, prefix, .. } = &self.config;
         let place = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
@@ -28,7 +30,7 @@ impl VaultStore {
             space.unwrap_or_default(),
             shell_word(mount)
         );
-        // A secret without the key's field is kept as a whole.
+        // A secret without the key's field is saved as a whole.
         let what =
             |has_field: bool| if has_field { format!("-field={name}") } else { "-format=json".to_owned() };
         if self.known_version() == Some(Version::V1) {
@@ -38,7 +40,7 @@ impl VaultStore {
             );
             return SetAside { command, others: Vec::new() };
         }
-        // Without the right to look, version 1 is all that is known to be there.
+        // Without the right to read the history, only version 1 is known to exist.
         let versions = self.live_versions(name).await.unwrap_or_else(|| vec![1]);
         let file = |version: u64| match version {
             1 => format!("{name}.set-aside"),
@@ -62,7 +64,7 @@ impl VaultStore {
         SetAside { command, others }
     }
 
-    /// The versions that can be read, in their order.
+    /// The numbers of the versions that can be read, ascending. Absent without the right to read the history.
     async fn live_versions(&self, name: &Name) -> Option<Vec<u64>> {
         let path = self.path("metadata", name.as_str());
         let asked = Asked { what: "looking for the key's versions", path: &path };
@@ -74,11 +76,11 @@ impl VaultStore {
         let live = versions.filter(|(_, version)| is_live(version));
         let mut live: Vec<u64> = live.filter_map(|(number, _)| number.parse().ok()).collect();
         live.sort_unstable();
-        live.truncate(MOST_VERSIONS);
+        live.truncate(VERSIONS_MAX);
         Some(live)
     }
 
-    /// The text in one version; nothing when that holds none.
+    /// The text in one version, unwrapped. Absent when the version has no text in the key's field.
     async fn text_of(&self, name: &Name, version: u64) -> Option<Secret> {
         let path = self.path("data", name.as_str());
         let asked = Asked { what: "reading a later version of the key", path: &path };

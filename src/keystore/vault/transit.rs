@@ -1,4 +1,4 @@
-//! Keys that are wrapped by Vault's transit engine, in any of its key's versions.
+//! The wrapping of keys by Vault's transit engine, under any version of the transit key.
 
 use super::VaultStore;
 use crate::{
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 impl VaultStore {
-    /// As it is stored: wrapped, where that is wanted.
+    /// The text to store: wrapped, where the settings name a transit engine.
     pub(super) async fn wrapped(&self, text: &Secret) -> Result<Secret, Finding> {
         let Some(transit) = &self.config.transit else { return Ok(Secret::new(text.expose().to_owned())) };
         let plaintext = Zeroizing::new(STANDARD.encode(text.expose()));
@@ -27,6 +27,7 @@ impl VaultStore {
         }
     }
 
+    /// The text of a key: unwrapped, where the stored text is wrapped.
     pub(super) async fn unwrap(&self, name: &Name, text: Secret) -> Result<Secret, Finding> {
         if !is_wrapped(text.expose()) {
             return Ok(text);
@@ -63,7 +64,7 @@ impl VaultStore {
     }
 }
 
-/// `vault:v<digits>:`
+/// Whether a text starts with `vault:v<digits>:`, as transit writes.
 fn is_wrapped(text: &str) -> bool {
     let version = text.strip_prefix("vault:v").and_then(|rest| rest.split_once(':'));
     version

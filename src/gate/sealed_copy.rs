@@ -1,7 +1,8 @@
-//! The store is away: a sealed copy may stand in for it, when it is there, counts, and neither pins nor drives say otherwise.
+//! A start on the sealed copy while the key store is away: the copy must count, and no other witness may know
+//! other keys.
 
 use super::{
-    checks::{Checks, Looked, Well},
+    checks::{Checks, PassedKeys, ReadKeys},
     judged::asked,
 };
 use crate::{
@@ -14,11 +15,13 @@ use crate::{
 use std::sync::Arc;
 
 impl Checks<'_> {
+    /// The results of the checks of store and keys, when the store failed with `finding`. The second is
+    /// absent when the copy cannot be used.
     pub(super) async fn without_store(
         &self,
         writer: &KeyringWriter,
         finding: Finding,
-    ) -> (Result<String, Finding>, Option<Result<Well, Finding>>) {
+    ) -> (Result<String, Finding>, Option<Result<PassedKeys, Finding>>) {
         let Some(copy) = self.deps.copy.as_ref().filter(|_| finding.cause.allows_sealed_copy()) else {
             return (Err(finding), None);
         };
@@ -41,31 +44,34 @@ impl Checks<'_> {
         (Ok(seen), Some(keys))
     }
 
-    /// The demanded keys must be in it, and no other witness may know another one; none of it is held before all of it was found well.
-    /// Keys count as verified when they last were. A copy of another key store counts for no key that nobody else knows: two agents may
-    /// share a directory.
-    async fn keys_of_copy(&self, writer: &KeyringWriter, opened: Opened) -> Result<Well, Finding> {
-        let mut looked = Looked::new();
+    /// The copy has every demanded key, and no other witness knows another key of the name. No key is held
+    /// before all have passed. A key counts as verified at its last verification. A copy of another key store
+    /// counts only for keys that another witness knows: two agents may share a directory.
+    async fn keys_of_copy(&self, writer: &KeyringWriter, opened: Opened) -> Result<PassedKeys, Finding> {
+        let mut keys_read = ReadKeys::new();
         for kept in opened.keys {
             let verified = self.deps.clock.boot().saturating_sub(kept.age);
-            looked.insert(kept.name, Arc::new(writer.copied(kept.version, verified, kept.lost)));
+            keys_read.insert(kept.name, Arc::new(writer.copied(kept.version, verified, kept.lost)));
         }
         for name in &self.settings.keys {
-            if !looked.contains_key(name) {
+            if !keys_read.contains_key(name) {
                 return Err(Cause::KeyMissing.seen(format!("the sealed copy has no key '{name}'")));
             }
         }
-        let mut drives = self.tried(&self.samples().await, &looked);
+        let mut drives = self.tried(&self.samples().await, &keys_read);
         // The copy is no witness for itself.
         let others = self.deps.memory.witnesses.without(Kind::Copy);
         let mut passed = Vec::new();
-        for (name, held, mut statements) in asked(&others, looked).await {
+        for (name, held, mut statements) in asked(&others, keys_read).await {
             statements.extend(drives.statement(&name));
             match self.is_no_other(&name, &held, &statements).await {
                 Ok(note) => drives.notes.extend(note),
                 Err(finding) if self.is_demanded(&name) => return Err(finding),
                 Err(finding) => {
-                    self.say(&finding, &format!("the key '{name}' of the sealed copy is not used"));
+                    self.log_error_once(
+                        &finding,
+                        &format!("the key '{name}' of the sealed copy is not used"),
+                    );
                     continue;
                 }
             }
@@ -75,7 +81,7 @@ impl Checks<'_> {
             } else if self.settings.keys.contains(&name) {
                 return Err(Cause::CopyUnusable
                     .seen(format!(
-                        "the sealed copy is of {}, the key store here is {}, and nobody else knows its key '{name}'",
+                        "the sealed copy is of {}, the key store here is {}, and no other witness knows its key '{name}'",
                         opened.origin,
                         self.deps.store.describe()
                     ))
@@ -90,6 +96,6 @@ impl Checks<'_> {
         for (name, held) in passed {
             writer.hold(&name, held);
         }
-        Ok(Well { says: says.join("; "), notes: drives.notes })
+        Ok(PassedKeys { says: says.join("; "), notes: drives.notes })
     }
 }
