@@ -5,7 +5,7 @@ use keswarden::{
     config::kes_yaml::{self, Purpose},
     crypto::{Key, Kind, envelope, key_version::KeyVersion},
     evidence::xl_meta,
-    go_json,
+    go::json,
     kes::{
         messages,
         policy::Policy,
@@ -58,9 +58,9 @@ pub fn key_version(data: &[u8]) {
 pub fn request_body(data: &[u8]) {
     for wanted in [messages::GENERATE, messages::ENCRYPT, messages::DECRYPT, messages::HMAC, messages::IMPORT]
     {
-        let first = go_json::first(data, wanted);
+        let first = json::first(data, wanted);
         // A whole document is a first value too.
-        if let Some(whole) = go_json::whole(data, wanted) {
+        if let Some(whole) = json::whole(data, wanted) {
             let first = first.as_ref().expect("what is whole must begin");
             for (name, _) in wanted {
                 assert_eq!(whole.bytes(name), first.bytes(name));
@@ -69,7 +69,7 @@ pub fn request_body(data: &[u8]) {
         // What follows the first value is not looked at.
         if let Some(first) = first {
             let more = [data, b" } garbage"].concat();
-            let again = go_json::first(&more, wanted).expect("garbage behind it must not matter");
+            let again = json::first(&more, wanted).expect("garbage behind it must not matter");
             for (name, _) in wanted {
                 assert_eq!(again.bytes(name), first.bytes(name));
             }

@@ -251,7 +251,7 @@ impl Base {
     }
 
     fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default()
+        self.clock.timestamp()
     }
 
     /// The KES API, on a thread and a runtime of its own. What is returned hears when it listens.

@@ -107,6 +107,11 @@ impl Clock {
         BOOT_OFFSET + since_start
     }
 
+    /// Wall time as a timestamp; 1970 for a clock that stands outside the calendar.
+    pub fn timestamp(&self) -> jiff::Timestamp {
+        jiff::Timestamp::try_from(self.wall()).unwrap_or_default()
+    }
+
     /// Wall time in seconds since 1970, as in metrics.
     pub fn unix_seconds(&self) -> f64 {
         unix(self.wall())

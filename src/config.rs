@@ -22,16 +22,17 @@ use crate::{
     secret::Secret,
     sse, telemetry, tls, vault, verifier,
 };
+use kes_yaml::{KesYaml, Purpose};
 use login::login;
 pub use memory::{MemorySettings, StateDir};
 use minio_env::MinioEnv;
 use parse::Reader;
-use safety::{limits, makeable, one_of};
+use safety::{limits, makeable};
 use std::{
     ffi::OsString,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -128,28 +129,29 @@ pub fn load_without_key(inputs: Inputs) -> Result<Settings, Problems> {
 
 fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
     let mut reader = Reader::new(inputs.environment);
-    let file = inputs.config.as_deref().map(|path| reader.kes_yaml(path));
+    let file = inputs.config.as_deref().map(|path| kes_file(&mut reader, path));
     let (file_store, file_policies, file_warnings) = match file {
         None => Default::default(),
         // What is wrong with the file was said: no store of it is missed as well.
-        Some(None) => (Some(nowhere()), Default::default(), Vec::new()),
-        Some(Some(file)) => (Some(file.store), file.policies, file.warnings),
+        Some(None) => (Some(FileStore::Unusable), Default::default(), Vec::new()),
+        Some(Some(file)) => (Some(FileStore::Named(file.store)), file.policies, file.warnings),
     };
-    let log_format = reader.parsed("KESWARDEN_LOG_FORMAT").unwrap_or_default();
-    let interval = reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300));
+    let log_format = reader.parsed_or_default("KESWARDEN_LOG_FORMAT");
+    let interval = reader.interval("KESWARDEN_VERIFY_INTERVAL");
     let minio_env = reader.minio_env();
     let key = reader.key_name(inputs.key, &minio_env, demands_key);
-    let run_dir = reader.path("KESWARDEN_RUN_DIR").unwrap_or_else(|| "/run/keswarden".into());
+    let run_dir = reader.path_or_default("KESWARDEN_RUN_DIR");
     let settings = Settings {
-        log: reader.parsed("KESWARDEN_LOG").unwrap_or_default(),
+        log: reader.parsed_or_default("KESWARDEN_LOG"),
         log_format,
-        store: store(&mut reader, file_store, &minio_env),
+        // Without a store that can be used there is a problem, and no settings.
+        store: store(&mut reader, file_store, &minio_env).unwrap_or(Store::InKes),
         create: create(&mut reader),
         gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
         run_dir: run_dir.clone(),
         tls_names: tls_names(&mut reader),
-        address: reader.parsed("KESWARDEN_ADDR").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7373))),
-        admin_address: reader.parsed("KESWARDEN_ADMIN_ADDR").unwrap_or(everywhere(7374)),
+        address: reader.parsed_or_default("KESWARDEN_ADDR"),
+        admin_address: reader.parsed_or_default("KESWARDEN_ADMIN_ADDR"),
         identities: identities(&mut reader),
         kes: kes_config(&mut reader, log_format, interval, key.as_ref()),
         policies: file_policies,
@@ -157,8 +159,8 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
         minio: minio(&mut reader, minio_env, &key),
         memory: memory::of_agent(&mut reader, &run_dir, inputs.config),
         drives: reader.list("KESWARDEN_DRIVES"),
-        exit_on_lost: one_of(&mut reader, "KESWARDEN_GATE_ON_LOST", ["wait", "exit"]) == "exit",
-        drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
+        exit_on_lost: reader.word("KESWARDEN_GATE_ON_LOST") == "exit",
+        drain_timeout: reader.duration_or_default("KESWARDEN_DRAIN_TIMEOUT"),
         events: pod::events(&mut reader),
         termination_log: pod::termination_log(&mut reader),
         key: key.unwrap_or_else(|| Name::parse("unset").expect("a constant name must be valid")),
@@ -167,6 +169,26 @@ fn load_with(inputs: Inputs, demands_key: bool) -> Result<Settings, Problems> {
     let (warnings, problems) = reader.finish();
     let warnings = file_warnings.into_iter().chain(warnings).collect();
     if problems.is_empty() { Ok(Settings { warnings, ..settings }) } else { Err(Problems(problems)) }
+}
+
+/// The key store of KES's own file.
+enum FileStore {
+    Named(Store),
+    /// The file cannot be used, as a problem says.
+    Unusable,
+}
+
+/// KES's own file, for its keystore and policies.
+fn kes_file(reader: &mut Reader, path: &Path) -> Option<KesYaml> {
+    match kes_yaml::read(path, reader.environment(), Purpose::KeyStore) {
+        Ok(file) => Some(file),
+        Err(reasons) => {
+            for reason in reasons {
+                reader.problem("--config", Some(&path.display().to_string()), &reason);
+            }
+            None
+        }
+    }
 }
 
 /// All interfaces, those of IPv4 as well.
@@ -182,23 +204,19 @@ fn kes_config(
 ) -> kes::Config {
     use kes::audit::Output;
     kes::Config {
-        allow_delete: reader.switch("KESWARDEN_ALLOW_DELETE").unwrap_or(false),
-        audit: match reader.switch("KESWARDEN_AUDIT").unwrap_or(true) {
+        allow_delete: reader.switch("KESWARDEN_ALLOW_DELETE"),
+        audit: match reader.switch("KESWARDEN_AUDIT") {
             true => Output::Stdout(format),
             false => Output::Off,
         },
         limits: limits(reader, interval),
-        seal_lost: one_of(reader, "KESWARDEN_ON_KEY_LOST", ["stop-sealing", "serve"]) == "serve",
+        seal_lost: reader.word("KESWARDEN_ON_KEY_LOST") == "serve",
         makeable: makeable(reader, key),
     }
 }
 
-/// A store that stands in while problems are collected; it never leaves this module.
-fn nowhere() -> Store {
-    Store::Fs(PathBuf::new())
-}
-
-fn store(reader: &mut Reader, file: Option<Store>, minio: &MinioEnv) -> Store {
+/// The key store. Absent when the settings name none that can be used, which is among the problems then.
+fn store(reader: &mut Reader, file: Option<FileStore>, minio: &MinioEnv) -> Option<Store> {
     let (dir, address) = (reader.path("KESWARDEN_FS_DIR"), reader.text("KESWARDEN_VAULT_ADDR"));
     match (dir, address, file) {
         (Some(_), Some(_), _) => {
@@ -207,27 +225,25 @@ fn store(reader: &mut Reader, file: Option<Store>, minio: &MinioEnv) -> Store {
                 None,
                 "is set beside KESWARDEN_VAULT_ADDR: the keys are in one place only",
             );
-            nowhere()
+            None
         }
-        (Some(dir), None, _) => Store::Fs(dir),
+        (Some(dir), None, _) => Some(Store::Fs(dir)),
         (None, Some(address), _) => {
             let config = vault_config(reader, address);
             let store = kv_config(reader);
-            match config {
-                Some(config) => Store::Vault(Box::new((config, store))),
-                None => nowhere(),
-            }
+            config.map(|config| Store::Vault(Box::new((config, store))))
         }
-        (None, None, Some(store)) => store,
+        (None, None, Some(FileStore::Named(store))) => Some(store),
+        (None, None, Some(FileStore::Unusable)) => None,
         // A KES, or a file that may name one: that is enough for a gate.
-        (None, None, None) if minio.may_name_a_kes() => Store::InKes,
+        (None, None, None) if minio.may_name_a_kes() => Some(Store::InKes),
         (None, None, None) => {
             reader.problem(
                 "KESWARDEN_VAULT_ADDR",
                 None,
                 "is not set, and neither is KESWARDEN_FS_DIR, nor is there a --config with a keystore: where are the keys?",
             );
-            nowhere()
+            None
         }
     }
 }
@@ -247,7 +263,7 @@ fn vault_config(reader: &mut Reader, address: String) -> Option<vault::Config> {
         client_certificate: reader.pair("KESWARDEN_VAULT_CLIENT_CERT", "KESWARDEN_VAULT_CLIENT_KEY"),
         namespace: reader.plain("KESWARDEN_VAULT_NAMESPACE"),
         auth_namespace: reader.plain("KESWARDEN_VAULT_AUTH_NAMESPACE"),
-        timeout: reader.interval("KESWARDEN_VAULT_TIMEOUT", Duration::from_secs(5)),
+        timeout: reader.interval("KESWARDEN_VAULT_TIMEOUT"),
         address: addresses.as_ref()?.join(", "),
         addresses: addresses?,
         login: login?,
@@ -267,10 +283,9 @@ fn kv_config(reader: &mut Reader) -> keystore::vault::Config {
         }
     };
     let transit = reader.vault_path("KESWARDEN_VAULT_TRANSIT_KEY");
-    let transit_mount =
-        reader.vault_path("KESWARDEN_VAULT_TRANSIT_MOUNT").unwrap_or_else(|| "transit".to_owned());
+    let transit_mount = reader.vault_path_or_default("KESWARDEN_VAULT_TRANSIT_MOUNT");
     keystore::vault::Config {
-        mount: reader.vault_path("KESWARDEN_VAULT_KV_MOUNT").unwrap_or_else(|| "kv".to_owned()),
+        mount: reader.vault_path_or_default("KESWARDEN_VAULT_KV_MOUNT"),
         version,
         prefix: reader.vault_path("KESWARDEN_VAULT_KV_PREFIX").unwrap_or_default(),
         transit: transit.map(|key| keystore::vault::Transit { mount: transit_mount, key }),
@@ -278,13 +293,9 @@ fn kv_config(reader: &mut Reader) -> keystore::vault::Config {
 }
 
 fn create(reader: &mut Reader) -> Create {
-    match reader.text("KESWARDEN_KEY_CREATE").as_deref() {
-        None | Some("never") => Create::Never,
-        Some("if-new") => Create::IfNew,
-        Some(other) => {
-            reader.problem("KESWARDEN_KEY_CREATE", Some(other), "is neither never nor if-new");
-            Create::Never
-        }
+    match reader.word("KESWARDEN_KEY_CREATE") {
+        "if-new" => Create::IfNew,
+        _ => Create::Never,
     }
 }
 
@@ -322,7 +333,7 @@ fn minio(reader: &mut Reader, env: MinioEnv, key: &Option<Name>) -> Minio {
     let endpoint = reader.text("KESWARDEN_MINIO_ENDPOINT");
     let endpoint = endpoint.and_then(|endpoint| reader.base_url("KESWARDEN_MINIO_ENDPOINT", endpoint));
     let sse_key = reader.plain("KESWARDEN_SSE_KEY").or_else(|| key.as_ref().map(|key| key.to_string()));
-    let interval = reader.interval("KESWARDEN_SSE_INTERVAL", Duration::from_secs(2));
+    let interval = reader.interval("KESWARDEN_SSE_INTERVAL");
     let wanted = match reader.text("KESWARDEN_SSE_DEFAULT").as_deref() {
         None | Some("sse-kms") => Some(Sse::Kms(sse_key.unwrap_or_default())),
         Some("sse-s3") => Some(Sse::S3),

@@ -134,7 +134,7 @@ impl Health {
 
     /// Records a happening for `/status`, which shows the last 32, and sends the happening to listeners.
     pub fn happened(&self, severity: Severity, reason: &'static str, says: impl Into<String>) {
-        let at = Timestamp::try_from(self.clock.wall()).unwrap_or_default();
+        let at = self.clock.timestamp();
         let happening = Happening { at, severity, reason, says: says.into() };
         let mut state = self.lock();
         if state.history.len() == HISTORY_MAX {

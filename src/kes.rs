@@ -167,7 +167,7 @@ impl Server {
         begun: Instant,
         code: u16,
     ) -> Record<'a> {
-        let at = jiff::Timestamp::try_from(self.0.clock.wall()).unwrap_or_default();
+        let at = self.0.clock.timestamp();
         Record { route, path, peer, at, code, took: self.0.clock.now() - begun }
     }
 }

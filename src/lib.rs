@@ -62,7 +62,7 @@ pub mod telemetry;
 pub mod cause;
 pub mod clock;
 pub mod exit;
-pub mod go_json;
+pub mod go;
 pub mod names;
 pub mod secret;
 pub mod version;

@@ -97,3 +97,13 @@ fn allowed(byte: u8) -> bool {
 fn shown(text: &str) -> String {
     text.chars().take(NAME_BYTES_MAX).flat_map(char::escape_default).collect()
 }
+/// A path in Vault, of segments without odd characters; the slashes around it are dropped. Absent when a segment is empty, `.`, `..`, or has
+/// other characters than letters, digits, `-`, `_` and `.`.
+pub fn vault_path(text: &str) -> Option<String> {
+    let path = text.trim().trim_matches('/');
+    let segment = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    path.split('/').all(segment).then(|| path.to_owned())
+}

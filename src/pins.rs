@@ -144,7 +144,7 @@ impl PinPlace {
 
     /// The text of a pin, dated now.
     fn pin_of(&self, fingerprint: &str) -> Secret {
-        let now = jiff::Timestamp::try_from(self.clock.wall()).unwrap_or_default();
+        let now = self.clock.timestamp();
         let pin = Pin { pin: VERSION, fingerprint: fingerprint.to_owned(), pinned_at: now.to_string() };
         Secret::new(serde_json::to_string(&pin).expect("a pin must encode"))
     }

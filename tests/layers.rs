@@ -16,7 +16,7 @@ const LAYERS: &[(&[&str], u8)] = &[
     (&["vault", "kes_client", "s3", "kubernetes"], 2),
     (&["crypto", "tls", "store", "evidence", "known"], 2),
     (&["identity", "health", "metrics", "shutdown", "retry", "telemetry", "memory", "files"], 1),
-    (&["cause", "secret", "names", "clock", "exit", "version", "go_json"], 0),
+    (&["cause", "secret", "names", "clock", "exit", "version", "go"], 0),
 ];
 
 /// Modules of one layer that may still name one another: what the map says, and no more.

@@ -8,7 +8,7 @@ use super::{
     output::{self, Color, Failure, Outcome},
     pin, rescue,
 };
-use crate::{clock::Clock, crypto, crypto::key_version::KeyVersion, exit, go_json, names::Name};
+use crate::{clock::Clock, crypto, crypto::key_version::KeyVersion, exit, go::json, names::Name};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -288,7 +288,7 @@ async fn data_key(client: Client, name: String, context: Option<String>) -> Outc
 
 /// Base64 as Go reads it, written anew: what is sent is valid in JSON whatever was given.
 fn base64(what: &str, text: &str) -> Result<Zeroizing<String>, Failure> {
-    let bytes = go_json::base64(text.as_bytes()).ok_or_else(|| format!("the {what} is not base64"))?;
+    let bytes = json::base64(text.as_bytes()).ok_or_else(|| format!("the {what} is not base64"))?;
     Ok(Zeroizing::new(STANDARD.encode(&*bytes)))
 }
 
@@ -300,7 +300,7 @@ fn new(name: Option<String>) -> u8 {
             return exit::SETTINGS;
         }
     };
-    let now = jiff::Timestamp::try_from(Clock::system().wall()).unwrap_or_default();
+    let now = Clock::system().timestamp();
     let key = KeyVersion::generate(crypto::Kind::of_this_machine(), now, String::new());
     let text = key.to_text();
     if let Some(name) = name {

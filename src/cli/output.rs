@@ -141,35 +141,13 @@ pub(super) fn bytes(count: u64) -> String {
     if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
 }
 
-/// A duration as Go writes it: `500ms`, `1.5h`, `5m0s`.
+/// A duration of the command line, as Go writes one.
+///
+/// # Errors
+/// What a duration looks like, when the text is none.
 pub(super) fn go_duration(text: &str) -> Result<Duration, String> {
-    let invalid = || "no duration: write for example 500ms, 5s, 1.5h or 5m0s".to_owned();
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let mut total = Duration::ZERO;
-    loop {
-        let is_number = |character: char| character.is_ascii_digit() || character == '.';
-        let digits = rest.find(|character: char| !is_number(character)).ok_or_else(invalid)?;
-        let end = rest[digits..].find(is_number).map_or(rest.len(), |at| digits + at);
-        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
-        let unit = match &rest[digits..end] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(invalid()),
-        };
-        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| invalid())?;
-        total = total.checked_add(part).ok_or_else(invalid)?;
-        rest = &rest[end..];
-        if rest.is_empty() {
-            return Ok(total);
-        }
-    }
+    let parsed = crate::go::duration::parse(text);
+    parsed.ok_or_else(|| "no duration: write for example 500ms, 5s, 1.5h or 5m0s".to_owned())
 }
 
 // === impl Color ===
@@ -189,18 +167,6 @@ impl Color {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        for (text, milliseconds) in
-            [("500ms", 500), ("5s", 5000), ("1.5h", 5_400_000), ("5m0s", 300_000), ("0", 0)]
-        {
-            assert_eq!(go_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
-        }
-        for text in ["", "5", "s", "5d", "-1s", "5s5", ".s"] {
-            assert!(go_duration(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn columns_line_up_and_hold_no_escapes() {

@@ -3,8 +3,6 @@
 use super::parse::Reader;
 use crate::vault::login::{Login, Source};
 
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-
 /// Every setting is read, so that none of them is unknown; one way must remain.
 pub(super) fn login(reader: &mut Reader) -> Option<Login> {
     let mut ways =
@@ -35,7 +33,7 @@ fn app_role(reader: &mut Reader) -> Way {
     let role_id = reader.secret("KESWARDEN_VAULT_ROLE_ID");
     let secret_id = reader.secret("KESWARDEN_VAULT_SECRET_ID");
     let wrapped = reader.secret("KESWARDEN_VAULT_WRAPPED_SECRET_ID");
-    let mount = reader.vault_path("KESWARDEN_VAULT_APPROLE_MOUNT").unwrap_or_else(|| "approle".to_owned());
+    let mount = reader.vault_path_or_default("KESWARDEN_VAULT_APPROLE_MOUNT");
     Some(match (role_id, secret_id, wrapped) {
         (None, None, None) => return None,
         (Some(role_id), Some(secret_id), None) => Some(Login::AppRole { mount, role_id, secret_id }),
@@ -57,23 +55,22 @@ fn app_role(reader: &mut Reader) -> Way {
 
 fn kubernetes(reader: &mut Reader) -> Way {
     let role = reader.plain("KESWARDEN_VAULT_KUBERNETES_ROLE");
-    let mount =
-        reader.vault_path("KESWARDEN_VAULT_KUBERNETES_MOUNT").unwrap_or_else(|| "kubernetes".to_owned());
-    let jwt = reader.path("KESWARDEN_VAULT_KUBERNETES_JWT_FILE").unwrap_or_else(|| SERVICE_ACCOUNT.into());
+    let mount = reader.vault_path_or_default("KESWARDEN_VAULT_KUBERNETES_MOUNT");
+    let jwt = reader.path_or_default("KESWARDEN_VAULT_KUBERNETES_JWT_FILE");
     role.map(|role| Some(Login::Kubernetes { mount, role, jwt: Source::File(jwt) }))
 }
 
 fn jwt(reader: &mut Reader) -> Way {
     let role = reader.plain("KESWARDEN_VAULT_JWT_ROLE");
-    let mount = reader.vault_path("KESWARDEN_VAULT_JWT_MOUNT").unwrap_or_else(|| "jwt".to_owned());
-    let jwt = reader.path("KESWARDEN_VAULT_JWT_FILE").unwrap_or_else(|| SERVICE_ACCOUNT.into());
+    let mount = reader.vault_path_or_default("KESWARDEN_VAULT_JWT_MOUNT");
+    let jwt = reader.path_or_default("KESWARDEN_VAULT_JWT_FILE");
     role.map(|role| Some(Login::Jwt { mount, role, jwt: Source::File(jwt) }))
 }
 
 fn certificate(reader: &mut Reader) -> Way {
-    let is_chosen = reader.switch("KESWARDEN_VAULT_CERT_LOGIN").unwrap_or(false);
+    let is_chosen = reader.switch("KESWARDEN_VAULT_CERT_LOGIN");
     let role = reader.plain("KESWARDEN_VAULT_CERT_ROLE");
-    let mount = reader.vault_path("KESWARDEN_VAULT_CERT_MOUNT").unwrap_or_else(|| "cert".to_owned());
+    let mount = reader.vault_path_or_default("KESWARDEN_VAULT_CERT_MOUNT");
     let has_pair = reader.path("KESWARDEN_VAULT_CLIENT_CERT").is_some();
     is_chosen.then(|| match has_pair {
         true => Some(Login::Certificate { mount, role }),

@@ -3,10 +3,7 @@
 //! A state directory is there by default, so that a wrong key never passes only because nobody has set anything up: systemd's own, or one
 //! below `/var/lib` that is called like the run directory below `/run`, and the agent's part of the run directory in any case.
 
-use super::{
-    parse::Reader,
-    safety::{offline_settings, one_of},
-};
+use super::{parse::Reader, safety::offline_settings};
 use crate::{keystore, names::Name, offline, pins};
 use std::{
     collections::BTreeMap,
@@ -140,7 +137,7 @@ fn digest_of(file: &Path) -> String {
 }
 
 fn settings(reader: &mut Reader, dirs: Vec<StateDir>, config: Option<PathBuf>) -> MemorySettings {
-    let remembers = reader.switch("KESWARDEN_MEMORY").unwrap_or(true);
+    let remembers = reader.switch("KESWARDEN_MEMORY");
     let tenant = reader.vault_path("KESWARDEN_TENANT").unwrap_or_default();
     let pin_dir = reader.path("KESWARDEN_PIN_DIR").map(|dir| dir.join(&tenant));
     let keys =
@@ -157,7 +154,7 @@ fn settings(reader: &mut Reader, dirs: Vec<StateDir>, config: Option<PathBuf>) -
             [prefix, &tenant].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
         keystore::vault::Config { mount: mount.to_owned(), version: None, prefix, transit: None }
     });
-    let mode = match one_of(reader, "KESWARDEN_PIN", ["warn", "require", "off"]) {
+    let mode = match reader.word("KESWARDEN_PIN") {
         "require" => pins::Mode::Require,
         "off" => pins::Mode::Off,
         _ => pins::Mode::Warn,

@@ -2,21 +2,22 @@
 
 use super::{
     Problem,
-    kes_yaml::{self, KesYaml, Purpose},
     minio_env::MinioEnv,
-    vars::{self, VARS},
+    vars::{self, Kind, VARS},
 };
-use crate::{names::Name, secret::Secret, vault::login::Source};
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
+use crate::{
+    go,
+    names::{Name, vault_path},
+    secret::Secret,
+    vault::login::Source,
 };
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 const PREFIX: &str = "KESWARDEN_";
+
+fn default_of(name: &str) -> &'static str {
+    vars::var_named(name).default
+}
 
 /// The environment, and what was found wrong in it.
 pub(super) struct Reader {
@@ -136,21 +137,36 @@ impl Reader {
         value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
 
-    pub(super) fn switch(&mut self, name: &'static str) -> Option<bool> {
-        let value = self.text(name)?;
+    /// Whether a switch is on, by the table's default when it is not set.
+    pub(super) fn switch(&mut self, name: &'static str) -> bool {
+        let default = default_of(name) == "on";
+        let Some(value) = self.text(name) else { return default };
         match value.to_ascii_lowercase().as_str() {
-            "on" | "true" | "yes" | "1" => Some(true),
-            "off" | "false" | "no" | "0" => Some(false),
+            "on" | "true" | "yes" | "1" => true,
+            "off" | "false" | "no" | "0" => false,
             _ => {
                 self.problem(name, Some(&value), "is neither on nor off");
-                None
+                default
+            }
+        }
+    }
+
+    /// One of the table's words, the first of them when none is given.
+    pub(super) fn word(&mut self, name: &'static str) -> &'static str {
+        let Kind::Word(words) = vars::var_named(name).kind else { panic!("{name} must be a word") };
+        let Some(text) = self.text(name) else { return words[0] };
+        match words.iter().find(|word| **word == text) {
+            Some(word) => word,
+            None => {
+                self.problem(name, Some(&text), &format!("is none of {}", words.join(", ")));
+                words[0]
             }
         }
     }
 
     pub(super) fn duration(&mut self, name: &'static str) -> Option<Duration> {
         let value = self.text(name)?;
-        match duration(&value) {
+        match go::duration::parse_setting(&value) {
             Some(duration) => Some(duration),
             None => {
                 self.problem(
@@ -163,16 +179,35 @@ impl Reader {
         }
     }
 
+    /// As `duration`, with the table's default.
+    pub(super) fn duration_or_default(&mut self, name: &'static str) -> Duration {
+        let default = || go::duration::parse_setting(default_of(name)).expect("a default must be a duration");
+        self.duration(name).unwrap_or_else(default)
+    }
+
     /// A duration that something is repeated by, or bounded by: never zero.
-    pub(super) fn interval(&mut self, name: &'static str, default: Duration) -> Duration {
-        match self.duration(name) {
-            Some(Duration::ZERO) => {
-                self.problem(name, Some("0"), "must be longer than nothing");
-                default
-            }
-            Some(duration) => duration,
-            None => default,
+    pub(super) fn interval(&mut self, name: &'static str) -> Duration {
+        let given = self.duration_or_default(name);
+        if given.is_zero() {
+            self.problem(name, Some("0"), "must be longer than nothing");
         }
+        given
+    }
+
+    /// As `parsed`, with the table's default.
+    pub(super) fn parsed_or_default<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &'static str) -> T {
+        let default = || default_of(name).parse().ok().expect("a default must be readable");
+        self.parsed(name).unwrap_or_else(default)
+    }
+
+    /// As `path`, with the table's default.
+    pub(super) fn path_or_default(&mut self, name: &'static str) -> PathBuf {
+        self.path(name).unwrap_or_else(|| default_of(name).into())
+    }
+
+    /// As `vault_path`, with the table's default.
+    pub(super) fn vault_path_or_default(&mut self, name: &'static str) -> String {
+        self.vault_path(name).unwrap_or_else(|| default_of(name).to_owned())
     }
 
     /// `http://host:port` or `https://host:port`, without anything behind it.
@@ -304,18 +339,6 @@ impl Reader {
         MinioEnv::new(self.all.clone(), file).with(ours)
     }
 
-    pub(super) fn kes_yaml(&mut self, path: &Path) -> Option<KesYaml> {
-        match kes_yaml::read(path, &self.all, Purpose::KeyStore) {
-            Ok(file) => Some(file),
-            Err(reasons) => {
-                for reason in reasons {
-                    self.problem("--config", Some(&path.display().to_string()), &reason);
-                }
-                None
-            }
-        }
-    }
-
     /// Names that are none of ours are mistakes, or settings of a newer version: said, and not fatal.
     fn look_for_unknown(&mut self) {
         for name in self.ours.keys() {
@@ -332,42 +355,6 @@ impl Reader {
     }
 }
 
-/// A number with a unit: `ms`, `s`, `m`, `h`, `d`; several in a row add up. `0` needs none.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit_end = rest[digits..]
-            .find(|character: char| character.is_ascii_digit())
-            .map_or(rest.len(), |at| digits + at);
-        let seconds = match &rest[digits..unit_end] {
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            "d" => 86_400.0,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = &rest[unit_end..];
-    }
-    (!text.trim().is_empty()).then_some(total)
-}
-
-pub(super) fn vault_path(text: &str) -> Option<String> {
-    let path = text.trim().trim_matches('/');
-    let segment = |segment: &str| {
-        !matches!(segment, "" | "." | "..")
-            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-    };
-    path.split('/').all(segment).then(|| path.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -382,10 +369,14 @@ mod tests {
             (" 2s ", 2000),
             ("1d", 86_400_000),
         ] {
-            assert_eq!(duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
+            assert_eq!(
+                go::duration::parse_setting(text),
+                Some(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
         }
         for text in ["", "5", "s", "-1s", "1x", "1s2", "1e9h", "99999999999999999999h", ".", "1..2s"] {
-            assert_eq!(duration(text), None, "{text}");
+            assert_eq!(go::duration::parse_setting(text), None, "{text}");
         }
     }
 

@@ -4,22 +4,6 @@ use super::parse::Reader;
 use crate::{kes::policy::Makeable, keyring::Limits, names::Name, offline};
 use std::time::Duration;
 
-/// The word that was chosen, or the first, which is the default.
-pub(super) fn one_of<const N: usize>(
-    reader: &mut Reader,
-    name: &'static str,
-    words: [&'static str; N],
-) -> &'static str {
-    let Some(text) = reader.text(name) else { return words[0] };
-    match words.iter().find(|word| **word == text) {
-        Some(word) => word,
-        None => {
-            reader.problem(name, Some(&text), &format!("is none of {}", words.join(", ")));
-            words[0]
-        }
-    }
-}
-
 /// What the API may make; without the setting, everything but the default EK, where there is one.
 pub(super) fn makeable(reader: &mut Reader, key: Option<&Name>) -> Makeable {
     let patterns = reader.list("KESWARDEN_CREATE_NAMES");
@@ -33,7 +17,7 @@ pub(super) fn makeable(reader: &mut Reader, key: Option<&Name>) -> Makeable {
 
 /// How long keys are used while they cannot be verified.
 pub(super) fn limits(reader: &mut Reader, interval: Duration) -> Limits {
-    let closed = one_of(reader, "KESWARDEN_OUTAGE", ["open", "closed"]) == "closed";
+    let closed = reader.word("KESWARDEN_OUTAGE") == "closed";
     let default = closed.then_some(interval * 2);
     let mut limit = |name: &'static str, otherwise: Option<Duration>| match reader.text(name).as_deref() {
         Some("unlimited") => None,
@@ -47,7 +31,7 @@ pub(super) fn limits(reader: &mut Reader, interval: Duration) -> Limits {
 }
 
 pub(super) fn offline_settings(reader: &mut Reader) -> Option<offline::Config> {
-    let max_age = reader.interval("KESWARDEN_OFFLINE_MAX", Duration::from_secs(72 * 3600));
+    let max_age = reader.interval("KESWARDEN_OFFLINE_MAX");
     let tenant = reader.plain("KESWARDEN_TENANT").unwrap_or_default();
     match (reader.path("KESWARDEN_OFFLINE_DIR"), reader.path("KESWARDEN_OFFLINE_KEY_FILE")) {
         (Some(dir), Some(wrapping_key)) => Some(offline::Config { dir, wrapping_key, max_age, tenant }),

@@ -69,8 +69,8 @@ pub fn own(inputs: Inputs, path: &Path) -> Result<Own, Refused> {
     let run_dir = reader.path("KESWARDEN_RUN_DIR");
     let admin = reader.parsed("KESWARDEN_ADMIN_ADDR");
     let log = reader.parsed("KESWARDEN_LOG");
-    let interval = reader.interval("KESWARDEN_VERIFY_INTERVAL", Duration::from_secs(300));
-    let log_format = reader.parsed("KESWARDEN_LOG_FORMAT").unwrap_or_default();
+    let interval = reader.interval("KESWARDEN_VERIFY_INTERVAL");
+    let log_format = reader.parsed_or_default("KESWARDEN_LOG_FORMAT");
     let own = Own {
         log: log.unwrap_or_default(),
         log_is_set: log.is_some(),
@@ -81,7 +81,7 @@ pub fn own(inputs: Inputs, path: &Path) -> Result<Own, Refused> {
         memory: memory::of_server(&mut reader, run_dir.as_deref(), path),
         verifier: verifier::Config { interval },
         gate_timeout: reader.duration("KESWARDEN_GATE_TIMEOUT"),
-        drain_timeout: reader.duration("KESWARDEN_DRAIN_TIMEOUT").unwrap_or(Duration::from_secs(10)),
+        drain_timeout: reader.duration_or_default("KESWARDEN_DRAIN_TIMEOUT"),
         run_dir,
         warnings: Vec::new(),
         environment: reader.environment().clone(),

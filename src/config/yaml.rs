@@ -172,60 +172,9 @@ fn size(node: &Node) -> usize {
     }
 }
 
-/// `300ms`, `1.5h`, `5m0s`, `-2s`, `0` (Go's `time.ParseDuration`), in nanoseconds.
-pub fn go_duration(text: &str) -> Option<i64> {
-    let (sign, mut rest) = match text.as_bytes().first()? {
-        b'-' => (-1.0, &text[1..]),
-        b'+' => (1.0, &text[1..]),
-        _ => (1.0, text),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit = rest[digits..].find(|character: char| character.is_ascii_digit() || character == '.');
-        let end = unit.map_or(rest.len(), |at| digits + at);
-        total += number
-            * match &rest[digits..end] {
-                "ns" => 1.0,
-                "us" | "µs" | "μs" => 1e3,
-                "ms" => 1e6,
-                "s" => 1e9,
-                "m" => 60e9,
-                "h" => 3600e9,
-                _ => return None,
-            };
-        rest = &rest[end..];
-    }
-    let within = !text.is_empty() && total < i64::MAX as f64 && text != "-" && text != "+";
-    within.then(|| (sign * total).round() as i64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        for (text, nanoseconds) in [
-            ("300ms", 300_000_000),
-            ("1.5h", 5_400_000_000_000),
-            ("5m0s", 300_000_000_000),
-            ("-2s", -2_000_000_000),
-            ("0", 0),
-            ("1us", 1_000),
-            ("1µs", 1_000),
-            (".5s", 500_000_000),
-        ] {
-            assert_eq!(go_duration(text), Some(nanoseconds), "{text}");
-        }
-        for text in ["", "5", "1d", "s", "-", "+", "1 s", "1e3s", "9999999999h", "5m0"] {
-            assert_eq!(go_duration(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn aliases_are_bounded() {

@@ -3,7 +3,7 @@
 //! Today's form is sealed ‖ tag(16) ‖ iv(16) ‖ nonce(12). KES wrote MessagePack and JSON before; both have the same
 //! parts. Bytes in none of the three forms are left unchanged, and fail to open.
 
-use crate::go_json::{self, Kind, Wanted};
+use crate::go::json::{self, Kind, Wanted};
 use std::borrow::Cow;
 
 /// Length of the random KDF input, in bytes.
@@ -76,7 +76,7 @@ fn from_json(ciphertext: &[u8]) -> Option<Vec<u8>> {
         ("nonce", Kind::Bytes),
         ("bytes", Kind::Bytes),
     ];
-    let parts = go_json::whole(ciphertext, PARTS)?;
+    let parts = json::whole(ciphertext, PARTS)?;
     let known = matches!(parts.text("aead"), "AES-256-GCM-HMAC-SHA-256" | "ChaCha20Poly1305");
     known.then(|| joined(parts.bytes("bytes"), parts.bytes("iv"), parts.bytes("nonce"))).flatten()
 }

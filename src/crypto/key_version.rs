@@ -7,7 +7,7 @@
 
 use super::{Key, Kind};
 use crate::{
-    go_json::{self, Wanted},
+    go::json::{self, Wanted},
     secret::{self, Bytes32, Secret},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -76,10 +76,10 @@ impl KeyVersion {
     /// # Errors
     /// When the text is in neither form, or has no usable key.
     pub fn parse(stored: &[u8]) -> Result<Self, Malformed> {
-        if go_json::is_json(stored) {
+        if json::is_json(stored) {
             return from_json(stored);
         }
-        let message = go_json::base64(stored).ok_or(Malformed::Encoding)?;
+        let message = json::base64(stored).ok_or(Malformed::Encoding)?;
         from_protobuf(&message)
     }
 
@@ -117,12 +117,12 @@ fn bytes32(bytes: &[u8]) -> Result<Bytes32, usize> {
 
 fn from_json(stored: &[u8]) -> Result<KeyVersion, Malformed> {
     const PARTS: Wanted = &[
-        ("bytes", go_json::Kind::Bytes),
-        ("algorithm", go_json::Kind::Text),
-        ("created_at", go_json::Kind::Text),
-        ("created_by", go_json::Kind::Text),
+        ("bytes", json::Kind::Bytes),
+        ("algorithm", json::Kind::Text),
+        ("created_at", json::Kind::Text),
+        ("created_by", json::Kind::Text),
     ];
-    let parts = go_json::whole(stored, PARTS).ok_or(Malformed::Json)?;
+    let parts = json::whole(stored, PARTS).ok_or(Malformed::Json)?;
     if !parts.has("bytes") {
         return Err(Malformed::NoKey);
     }

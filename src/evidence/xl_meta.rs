@@ -6,7 +6,7 @@
 //! ```
 
 use super::msgpack::{Reader, Value};
-use crate::go_json::{self, Kind as Member, Wanted};
+use crate::go::json::{self, Kind as Member, Wanted};
 
 /// One version of an object.
 #[derive(Debug, PartialEq, Eq)]
@@ -201,7 +201,7 @@ fn sealed_at_start(data: &[u8]) -> Option<Sealed> {
     if *mark != 1 {
         return None;
     }
-    let object = go_json::first(rest.get(..length)?, WANTED)?;
+    let object = json::first(rest.get(..length)?, WANTED)?;
     sealed(object.bytes("keyid"), object.bytes("kmskey").to_vec(), Vec::new())
 }
 
@@ -297,8 +297,8 @@ impl<'a> Seals<'a> {
     }
 
     fn sealed(&self) -> Option<Sealed> {
-        let ciphertext = go_json::base64(self.ciphertext)?.to_vec();
-        sealed(self.key_name, ciphertext, go_json::base64(self.client_context)?.to_vec())
+        let ciphertext = json::base64(self.ciphertext)?.to_vec();
+        sealed(self.key_name, ciphertext, json::base64(self.client_context)?.to_vec())
     }
 }
 

@@ -42,7 +42,7 @@ impl Checks<'_> {
             Verdict::Unsure(silent) => return Err(known::unsure(name, missing, &silent, commands)),
             Verdict::Same | Verdict::First => {}
         }
-        let now = jiff::Timestamp::try_from(self.deps.clock.wall()).unwrap_or_default();
+        let now = self.deps.clock.timestamp();
         match writer.create(name, &self.settings.maker, now).await {
             Ok(held) => {
                 tracing::warn!(key = %name, fingerprint = held.fingerprint, "the key was made: nothing shows that there ever was one");

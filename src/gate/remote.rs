@@ -142,7 +142,7 @@ impl Checks<'_> {
             canary: VERSION,
             ciphertext: STANDARD.encode(ciphertext),
             sha256: secret::hex(&Sha256::digest(&*plaintext)),
-            made_at: jiff::Timestamp::try_from(self.deps.clock.wall()).unwrap_or_default().to_string(),
+            made_at: self.deps.clock.timestamp().to_string(),
         };
         let text = Secret::new(serde_json::to_string(&canary).expect("a canary must encode"));
         match canaries.create(name, &text).await {

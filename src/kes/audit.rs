@@ -211,7 +211,7 @@ impl Record<'_> {
             word(&self.path()),
             peer.address.ip().to_canonical(),
             word(identity),
-            go_duration(*took),
+            crate::go::duration::print(*took),
         )
     }
 
@@ -249,30 +249,9 @@ fn word(text: &str) -> String {
     if simple { text.to_owned() } else { serde_json::Value::from(text).to_string() }
 }
 
-/// A duration in Go's notation, to the nanosecond.
-fn go_duration(duration: Duration) -> String {
-    let nanoseconds = duration.as_nanos() as f64;
-    match duration.as_nanos() {
-        0 => "0s".to_owned(),
-        1..1_000 => format!("{nanoseconds}ns"),
-        1_000..1_000_000 => format!("{}µs", nanoseconds / 1e3),
-        1_000_000..1_000_000_000 => format!("{}ms", nanoseconds / 1e6),
-        _ => format!("{}s", nanoseconds / 1e9),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        for (nanoseconds, text) in
-            [(0, "0s"), (12, "12ns"), (1_500, "1.5µs"), (1_020_309, "1.020309ms"), (2_000_000_000, "2s")]
-        {
-            assert_eq!(go_duration(Duration::from_nanos(nanoseconds)), text);
-        }
-    }
 
     #[test]
     fn a_client_fills_no_line() {

@@ -4,7 +4,7 @@ use super::{
     Parts, Peer, State,
     audit::Change,
     empty, json,
-    messages::{self, bytes_object, quoted},
+    messages::{self, bytes_object},
     policy::{Policies, Policy},
     refusal::{Doing, Refusal},
     routes::{Op, ROUTES, Route, Settings},
@@ -12,7 +12,10 @@ use super::{
 use crate::{
     cause::{Cause, Finding},
     crypto::{Kind, NotAuthentic},
-    go_json::{self, Object, Wanted},
+    go::{
+        self,
+        json::{self, Object, Wanted},
+    },
     http::Body,
     keyring::Held,
     metrics,
@@ -91,19 +94,10 @@ async fn status(parts: &Parts, state: &State) -> Response<Body> {
          \"mem_heap_used\":{},\"mem_stack_used\":{}{store}}}\n",
         version::VERSION,
         std::env::consts::OS,
-        go_arch(),
+        go::arch(),
         super::resident_bytes(),
         super::process_status("VmStk:").saturating_mul(1024),
     ))
-}
-
-/// The architecture under Go's name.
-fn go_arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 fn metrics_page(parts: &Parts) -> Response<Body> {
@@ -146,7 +140,7 @@ async fn import(
 ) -> Answer {
     let name = key_name(name)?;
     let body = body(route, request).await;
-    let members = body.and_then(|body| go_json::first(&body, messages::IMPORT));
+    let members = body.and_then(|body| json::first(&body, messages::IMPORT));
     let members = members.ok_or(Refusal::InvalidImportBody)?;
     let cipher = members.text("cipher");
     let kind = Kind::parse(cipher).ok_or_else(|| Refusal::Algorithm(cipher.to_owned()))?;
@@ -182,7 +176,7 @@ async fn describe(state: &State, name: &str) -> Answer {
     let held = load(state, &name).await?;
     let by = match held.version.created_by.as_str() {
         "" => String::new(),
-        by => format!(",\"created_by\":{}", quoted(by)),
+        by => format!(",\"created_by\":{}", go::quoted(by)),
     };
     let algorithm = held.version.key.kind().name();
     Ok(json(format!(
@@ -195,7 +189,8 @@ async fn describe(state: &State, name: &str) -> Answer {
 async fn list_keys(state: &State, pattern: &str) -> Answer {
     let parsed = Pattern::parse(pattern).ok_or_else(|| Refusal::InvalidPattern(pattern.to_owned()))?;
     let names = state.keyring.list().await.map_err(|error| Refusal::of(Doing::List, error))?;
-    let names: Vec<_> = names.iter().filter(|name| parsed.matches(name)).map(|name| quoted(name)).collect();
+    let names: Vec<_> =
+        names.iter().filter(|name| parsed.matches(name)).map(|name| go::quoted(name)).collect();
     Ok(json(format!("{{\"names\":[{}]}}\n", names.join(","))))
 }
 
@@ -316,7 +311,7 @@ const PREALLOCATED_BYTES_MAX: usize = 16 * 1024;
 
 async fn members(route: &Route, request: &mut Request<Incoming>, wanted: Wanted) -> Result<Object, Refusal> {
     let body = body(route, request).await.ok_or(Refusal::InvalidBody)?;
-    go_json::first(&body, wanted).ok_or(Refusal::InvalidBody)
+    json::first(&body, wanted).ok_or(Refusal::InvalidBody)
 }
 
 // === policies and identities ===
@@ -337,7 +332,7 @@ fn describe_policy(policies: &Policies, name: &str, whole: bool) -> Answer {
 fn rules(answer: &mut String, policy: &Policy) {
     for (member, patterns) in [("allow", &policy.allow), ("deny", &policy.deny)] {
         let mut patterns: Vec<_> =
-            patterns.iter().map(|pattern| format!("{}:{{}}", quoted(pattern))).collect();
+            patterns.iter().map(|pattern| format!("{}:{{}}", go::quoted(pattern))).collect();
         patterns.sort_unstable();
         if !patterns.is_empty() {
             answer.push_str(&format!(",\"{member}\":{{{}}}", patterns.join(",")));
@@ -346,12 +341,12 @@ fn rules(answer: &mut String, policy: &Policy) {
 }
 
 fn made(policies: &Policies) -> String {
-    format!(",\"created_at\":\"{}\",\"created_by\":{}", policies.since, quoted(&policies.admin))
+    format!(",\"created_at\":\"{}\",\"created_by\":{}", policies.since, go::quoted(&policies.admin))
 }
 
 fn list<'a>(pattern: &str, names: impl Iterator<Item = &'a str>, member: &str) -> Answer {
     let parsed = Pattern::parse(pattern).ok_or_else(|| Refusal::InvalidPattern(pattern.to_owned()))?;
-    let mut names: Vec<_> = names.filter(|name| parsed.matches(name)).map(quoted).collect();
+    let mut names: Vec<_> = names.filter(|name| parsed.matches(name)).map(go::quoted).collect();
     names.sort_unstable();
     Ok(json(format!("{{\"{member}\":[{}],\"continue_at\":\"\"}}\n", names.join(","))))
 }
@@ -363,7 +358,7 @@ fn describe_identity(policies: &Policies, name: &str) -> Answer {
         return Ok(json(format!("{{\"admin\":true,\"created_at\":\"{}\"}}\n", policies.since)));
     }
     let policy = policies.assigned.get(valid.as_str()).ok_or(Refusal::IdentityMissing)?;
-    Ok(json(format!("{{\"policy\":{}{}}}\n", quoted(policy), made(policies))))
+    Ok(json(format!("{{\"policy\":{}{}}}\n", go::quoted(policy), made(policies))))
 }
 
 /// The caller's identity and policy, with `policy`, `allow` and `deny` at the top level, where the KES SDK reads them.
@@ -376,12 +371,12 @@ fn self_describe(policies: &Policies, peer: &Peer) -> Answer {
         )));
     }
     let (name, policy) = policies.policy_of(identity).ok_or(Refusal::IdentityMissing)?;
-    let mut answer = format!("{{\"identity\":\"{identity}\",\"policy\":{}", quoted(name));
+    let mut answer = format!("{{\"identity\":\"{identity}\",\"policy\":{}", go::quoted(name));
     rules(&mut answer, policy);
     answer.push_str(&made(policies));
     Ok(json(answer + "}\n"))
 }
 
 fn now(parts: &Parts) -> Timestamp {
-    Timestamp::try_from(parts.clock.wall()).unwrap_or_default()
+    parts.clock.timestamp()
 }

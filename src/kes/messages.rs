@@ -1,6 +1,6 @@
 //! The JSON of requests and answers: the members that each operation reads, and the writing of answers.
 
-use crate::go_json::{Kind, Wanted};
+use crate::go::json::{Kind, Wanted};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 /// Members that `generate` reads. `version` must be text, and is ignored.
@@ -29,20 +29,4 @@ pub fn bytes_object(members: &[(&str, &[u8])]) -> String {
     }
     text.push_str("}\n");
     text
-}
-
-/// A JSON string, quotes included, with Go's escapes, which also cover `<`, `>`, `&`, U+2028 and U+2029.
-pub fn quoted(text: &str) -> String {
-    let plain = serde_json::to_string(text).expect("text must encode");
-    let mut escaped = String::with_capacity(plain.len());
-    for character in plain.chars() {
-        match character {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
-            }
-            '\u{7f}' => escaped.push(character),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }

@@ -158,7 +158,7 @@ impl Refusal {
 
     /// The answer `{"message":"…"}`, with KES's line end before the closing brace.
     pub fn response(&self) -> Response<Body> {
-        let message = super::messages::quoted(&self.message());
+        let message = crate::go::quoted(&self.message());
         let mut response = super::json(format!("{{\"message\":{message}\n}}"));
         *response.status_mut() = self.status();
         if let Self::Method { expected, .. } = self {

@@ -93,7 +93,7 @@ impl Ledger {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::try_from(self.clock.wall()).unwrap_or_default()
+        self.clock.timestamp()
     }
 
     async fn call<T: Send + 'static>(

@@ -2,7 +2,6 @@
 
 use super::super::{
     Store,
-    parse::vault_path,
     yaml::{Node, Reader, Section, Value},
 };
 use crate::{
@@ -10,6 +9,7 @@ use crate::{
         self,
         vault::{Transit, Version},
     },
+    names::vault_path,
     secret::Secret,
     vault::{
         self,

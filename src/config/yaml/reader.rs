@@ -1,7 +1,7 @@
 //! Reads a tree by names, with `${NAME}` replaced, and remembers what was wrong, and what was not asked for.
 
-use super::{super::vars::distance, Entry, Node, Value, go_duration};
-use crate::secret::Secret;
+use super::{super::vars::distance, Entry, Node, Value};
+use crate::{go, secret::Secret};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// A scalar with its references replaced, and its line.
@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
         let text = self.text(node)?;
         let shown = text.text.expose();
         let number = text.plain && shown.parse::<i64>().is_ok();
-        match go_duration(shown).filter(|_| !number || shown == "0") {
+        match go::duration::parse_signed(shown).filter(|_| !number || shown == "0") {
             Some(nanoseconds) => Some(nanoseconds),
             None => {
                 let kind = if number { "!!int" } else { "!!str" };
