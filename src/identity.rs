@@ -1,7 +1,7 @@
 //! Identities of clients of the KES API, and the API keys and certificates that give them.
 //!
-//! An identity is the SHA-256 of a certificate's DER SubjectPublicKeyInfo, in lower-case hex. An API key is the text
-//! `kes:v1:` and the base64 of a type byte (0, Ed25519) and a 32-byte seed (RFC 8032).
+//! An identity is the SHA-256 of a certificate's DER SubjectPublicKeyInfo, in lower-case hex. An API key is
+//! the text `kes:v1:` and the base64 of a type byte (0, Ed25519) and a 32-byte seed (RFC 8032).
 
 use crate::secret::{self, Bytes32, Secret};
 use base64::{Engine, engine::general_purpose::STANDARD};

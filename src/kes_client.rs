@@ -30,7 +30,7 @@ pub struct Config {
     pub ca: Option<PathBuf>,
     /// MinIO's identity.
     pub identity: ClientIdentity,
-    /// The CA of keswarden's own server, which tells an agent from a foreign KES.
+    /// The CA of keswarden's own server, which distinguishes an agent from another KES.
     pub ours: PathBuf,
     /// The bound of one request.
     pub timeout: Duration,
@@ -96,7 +96,8 @@ impl Client {
     /// A client of the KES in `config`. No request is sent.
     ///
     /// # Errors
-    /// `kes_tls` when the CA cannot be read; `kes_identity_unknown` when MinIO's identity cannot be read or used.
+    /// `kes_tls` when the CA cannot be read; `kes_identity_unknown` when MinIO's identity cannot be read or
+    /// used.
     pub fn new(config: Config, clock: &Clock) -> Result<Self, Finding> {
         Self::noting(config, clock, &PeerEnds::default())
     }
@@ -120,7 +121,8 @@ impl Client {
         Ok(Self { http, ours, identity, config })
     }
 
-    /// Whether an endpoint shows a certificate of keswarden's own CA. The gate then does not wait for the endpoint.
+    /// Whether an endpoint shows a certificate of keswarden's own CA. The gate then does not wait for the
+    /// endpoint.
     pub async fn is_ours(&self) -> bool {
         let Some(ours) = &self.ours else { return false };
         let asked = self.config.endpoints.iter().map(|endpoint| async move {
@@ -137,7 +139,8 @@ impl Client {
         join_all(asked).await;
     }
 
-    /// Has an endpoint generate and open a DEK of the key. All endpoints are asked at once; one success is enough.
+    /// Has an endpoint generate and open a DEK of the key. All endpoints are asked at once; one success is
+    /// enough.
     ///
     /// # Errors
     /// The finding of one endpoint, when no endpoint succeeds.
@@ -217,8 +220,8 @@ impl Client {
         }
     }
 
-    /// Refines the finding of a 403, which KES answers both to an unknown identity and to one that lacks a right. An identity
-    /// that is denied every operation is taken for unknown.
+    /// Refines the finding of a 403, which KES answers both to an unknown identity and to one that lacks a
+    /// right. An identity that is denied every operation is taken for unknown.
     async fn denied(&self, endpoint: &str, key: &Name, finding: Finding) -> Finding {
         let mut denied = Vec::new();
         for (method, operation) in OPERATIONS {
@@ -253,8 +256,8 @@ impl Client {
 
 /// The first success of any endpoint.
 ///
-/// Without a success, the finding of an endpoint that answered is preferred to the finding of one that did not. Once an
-/// endpoint has refused, the others have 1 s to answer.
+/// Without a success, the finding of an endpoint that answered is preferred to the finding of one that did
+/// not. Once an endpoint has refused, the others have 1 s to answer.
 async fn any<T>(
     asked: impl IntoIterator<Item = impl Future<Output = Result<T, Finding>>>,
 ) -> Result<T, Finding> {

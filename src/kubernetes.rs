@@ -1,7 +1,7 @@
 //! Happenings as Events on this process's own pod, so that `kubectl describe pod` shows why the pod waits.
 //!
-//! A repeated happening is counted on its Event. A flapping pod posts no more Events than Kubernetes' own components would.
-//! Without the right to post, one line is logged.
+//! A repeated happening is counted on its Event. A flapping pod posts no more Events than Kubernetes' own
+//! components would. Without the right to post, one line is logged.
 
 use crate::{
     health::{Happening, Severity},
@@ -63,7 +63,8 @@ const POSTED_MAX: usize = 64;
 // === impl Poster ===
 
 impl Poster {
-    /// A poster for the pod of `config`; nothing outside a pod, or in a pod without a service account's token.
+    /// A poster for the pod of `config`; nothing outside a pod, or in a pod without a service account's
+    /// token.
     pub fn new(config: Config) -> Option<Self> {
         let namespace = std::fs::read_to_string(config.dir.join("namespace")).ok()?.trim().to_owned();
         config.dir.join("token").exists().then_some(())?;
@@ -79,8 +80,8 @@ impl Poster {
         Some(Self { config, namespace, http, uid: None, posted, allowance, failure_logged: false })
     }
 
-    /// Posts one Event for each new happening, until the channel closes. Happenings of a burst that overflows the channel are
-    /// not posted.
+    /// Posts one Event for each new happening, until the channel closes. Happenings of a burst that overflows
+    /// the channel are not posted.
     pub async fn run(mut self, mut happenings: Receiver<Happening>) {
         loop {
             match happenings.recv().await {
@@ -144,8 +145,8 @@ impl Poster {
         event.pointer("/metadata/name")?.as_str().map(str::to_owned)
     }
 
-    /// Writes a repetition to an Event. False when the Event is gone; a refusal leaves the Event as before, and counts as
-    /// written.
+    /// Writes a repetition to an Event. False when the Event is gone; a refusal leaves the Event as before,
+    /// and counts as written.
     async fn count(&mut self, name: &str, count: u32, at: Timestamp) -> bool {
         let path = format!("/api/v1/namespaces/{}/events/{name}", self.namespace);
         let body = json!({ "count": count, "lastTimestamp": whole_seconds(at) });
@@ -179,8 +180,8 @@ impl Poster {
         }
     }
 
-    /// The uid of this process's pod, by which `kubectl describe pod` finds Events; nothing without the right to read the
-    /// pod. Events then have the name only.
+    /// The uid of this process's pod, by which `kubectl describe pod` finds Events; nothing without the right
+    /// to read the pod. Events then have the name only.
     async fn own_uid(&self) -> Option<String> {
         let path = format!("/api/v1/namespaces/{}/pods/{}", self.namespace, self.config.pod);
         let answer = self.request(reqwest::Method::GET, &path).ok()?.send().await.ok()?;
@@ -188,7 +189,8 @@ impl Poster {
         pod.pointer("/metadata/uid")?.as_str().map(str::to_owned)
     }
 
-    /// A request with the service account's token. Each request reads the token again, because the kubelet replaces the file.
+    /// A request with the service account's token. Each request reads the token again, because the kubelet
+    /// replaces the file.
     fn request(&self, method: reqwest::Method, path: &str) -> std::io::Result<reqwest::RequestBuilder> {
         let token = Zeroizing::new(std::fs::read_to_string(self.config.dir.join("token"))?);
         Ok(self.http.request(method, format!("{}{path}", self.config.api)).bearer_auth(token.trim()))

@@ -1,7 +1,8 @@
-//! Private keys under a password in PEM's first form (RFC 1423), for `tls.password` and `identity new --encrypt`.
+//! Private keys under a password in PEM's first form (RFC 1423), for `tls.password` and `identity new
+//! --encrypt`.
 //!
-//! The key is derived by one round of MD5 (OpenSSL's `EVP_BytesToKey`), which protects little. The form is here because
-//! KES reads and writes such files.
+//! The key is derived by one round of MD5 (OpenSSL's `EVP_BytesToKey`), which protects little. The form is
+//! here because KES reads and writes such files.
 
 use crate::secret;
 use aes::{Aes128, Aes192, Aes256};
@@ -24,8 +25,8 @@ pub fn is_encrypted(pem_text: &str) -> bool {
 /// The first private key of a PEM text. The password opens a key under a password, and is ignored otherwise.
 ///
 /// # Errors
-/// A text for people, when the text has no private key, the password is missing or wrong, or the cipher or kind of key is
-/// unknown.
+/// A text for people, when the text has no private key, the password is missing or wrong, or the cipher or
+/// kind of key is unknown.
 pub fn decrypt(pem_text: &str, password: &str) -> Result<PrivateKeyDer<'static>, String> {
     let block = key_block(pem_text)?;
     let der = match info(&block) {
@@ -99,7 +100,8 @@ where
     cipher.decrypt_padded_vec::<Pkcs7>(sealed).ok().map(Zeroizing::new)
 }
 
-/// OpenSSL's `EVP_BytesToKey`: blocks of MD5 over the last block, the password and the salt, up to `length` bytes.
+/// OpenSSL's `EVP_BytesToKey`: blocks of MD5 over the last block, the password and the salt, up to `length`
+/// bytes.
 fn derive(password: &str, salt: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
     let mut key = Zeroizing::new(Vec::with_capacity(length + 16));
     let mut last = Zeroizing::new(Vec::new());
@@ -146,7 +148,8 @@ mod tests {
         assert!(decrypt(&text, "wrong").map_or(true, |other| other.secret_der() != der));
     }
 
-    /// Made with `openssl pkcs8 -in key.pem -traditional | openssl ec -aes128 -passout pass:secret` and its like.
+    /// Made with `openssl pkcs8 -in key.pem -traditional | openssl ec -aes128 -passout pass:secret` and its
+    /// like.
     #[test]
     fn what_openssl_wrote_is_read() {
         let text = include_str!("../../tests/vectors/encrypted-ec-key.pem");

@@ -18,8 +18,8 @@ use x509_parser::prelude::FromDer;
 pub struct ClientAuth {
     /// Whether the handshake fails without a client certificate.
     pub mandatory: bool,
-    /// Certificates that a client's certificate must be one of, or lead to. When absent, every certificate is accepted whose
-    /// key the client holds, as in KES by default.
+    /// Certificates that a client's certificate must be one of, or lead to. When absent, every certificate is
+    /// accepted whose key the client holds, as in KES by default.
     pub trusted: Option<Trust>,
 }
 
@@ -40,11 +40,12 @@ pub fn config(pair: Pair, clients: ClientAuth) -> Result<Arc<ServerConfig>, Erro
     Ok(Arc::new(config))
 }
 
-/// Reads a server's certificate chain and key (kes-spec §6.3). `password` opens a key under a password, and may be empty.
+/// Reads a server's certificate chain and key (kes-spec §6.3). `password` opens a key under a password, and
+/// may be empty.
 ///
 /// # Errors
-/// When a file cannot be read, `certificate` has a block that is no certificate, the leaf has no name or address, `key` has
-/// no private key, or the password is missing or wrong.
+/// When a file cannot be read, `certificate` has a block that is no certificate, the leaf has no name or
+/// address, `key` has no private key, or the password is missing or wrong.
 pub fn read_pair(certificate: &Path, key: &Path, password: &str) -> Result<Pair, Error> {
     let unreadable = |path: &Path, reason: String| Error::Read { path: path.display().to_string(), reason };
     let text =
@@ -106,8 +107,8 @@ fn verifier(
     Ok(Arc::new(ClientVerifier { provider: provider.clone(), mandatory, listed, chains }))
 }
 
-/// The check of client certificates: listed ones and those that lead to a listed one pass; without a list, all pass whose
-/// key the client holds.
+/// The check of client certificates: listed ones and those that lead to a listed one pass; without a list,
+/// all pass whose key the client holds.
 #[derive(Debug)]
 struct ClientVerifier {
     provider: Arc<CryptoProvider>,

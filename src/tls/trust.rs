@@ -1,7 +1,7 @@
 //! The certificates that a client trusts: the system's roots, or exactly those of a file or directory.
 //!
-//! A listed certificate that *is* the server's leaf is trusted too, after a check of its name and dates: the MinIO operator
-//! gives MinIO KES's leaf as the CA file, and Go accepts the leaf.
+//! A listed certificate that *is* the server's leaf is trusted too, after a check of its name and dates: the
+//! MinIO operator gives MinIO KES's leaf as the CA file, and Go accepts the leaf.
 
 use super::{Error, Validity, read_certificates};
 use rustls::{
@@ -98,8 +98,8 @@ impl Trust {
         path.map_or_else(|| Ok(Self::system()), Self::only)
     }
 
-    /// The system's roots and the certificates of a file or directory, as for KES's clients, and for KES's server with
-    /// `tls.ca`.
+    /// The system's roots and the certificates of a file or directory, as for KES's clients, and for KES's
+    /// server with `tls.ca`.
     ///
     /// # Errors
     /// As [`Trust::only`].
