@@ -1,10 +1,10 @@
-//! Health and metrics, over plain HTTP:
+//! Health and metrics over plain HTTP:
 //!
-//! * `/livez`: the process runs; nothing else can make it fail.
-//! * `/readyz`: the gate passed and the API listens; 503 with what is waited for, and while draining.
-//! * `/startupz`: as `/readyz`, but draining does not undo it.
-//! * `/metrics`: Prometheus text.
-//! * `/status`: what each part says of itself, as JSON; for callers on this machine only.
+//! * `/livez`: 200 as long as the process runs.
+//! * `/readyz`: 200 when the gate has passed and the API listens; 503 with the reasons before that, and in a drain.
+//! * `/startupz`: as `/readyz`, but a drain changes nothing.
+//! * `/metrics`: metrics in the Prometheus text format.
+//! * `/status`: the notes of each part and the last happenings, as JSON, for callers on this machine only.
 
 use crate::{
     health::{Happening, Health, NotReady},
@@ -30,6 +30,7 @@ pub struct Server {
 // === impl Server ===
 
 impl Server {
+    /// A server of `health` and `registry`, which also gets `keswarden_build_info`.
     pub fn new(health: Health, registry: Registry) -> Self {
         let info =
             registry.int_gauges("keswarden_build_info", "1, with what this build is", &["version", "commit"]);

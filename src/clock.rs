@@ -8,15 +8,15 @@ pub use tokio::time::Instant;
 
 /// The source of time.
 ///
-/// Monotonic time is tokio's, which a test can pause and advance. Wall time is the system's; simulated wall time moves
-/// with monotonic time.
+/// Monotonic time is tokio's, which a test can pause and advance. Wall time is the system's; simulated wall
+/// time moves with monotonic time.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    /// The system's clocks. `started` and `boot` are the same moment; monotonic time stops while the machine is suspended,
-    /// time since boot does not.
+    /// The system's clocks. `started` and `boot` are the same moment; monotonic time stops while the machine
+    /// is suspended, time since boot does not.
     System {
         started: Instant,
         boot: Duration,
@@ -36,7 +36,8 @@ struct Shift {
     set_by: i64,
 }
 
-/// The reading of [`Clock::boot`] at the machine's start: a hundred years, longer than the age of any sealed copy.
+/// The reading of [`Clock::boot`] at the machine's start: a hundred years, longer than the age of any sealed
+/// copy.
 const BOOT_OFFSET: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 // === impl Clock ===
@@ -59,7 +60,8 @@ impl Clock {
         }
     }
 
-    /// Simulates that the wall clock was set forward, or back when negative. No effect on the system's clocks.
+    /// Simulates that the wall clock was set forward, or back when negative. No effect on the system's
+    /// clocks.
     pub fn set_forward(&self, seconds: i64) {
         if let Source::Simulated { shift, .. } = &self.0 {
             shift.lock().unwrap_or_else(PoisonError::into_inner).set_by += seconds;
@@ -95,8 +97,9 @@ impl Clock {
         }
     }
 
-    /// Time since a hundred years before the machine's start, suspension included. Limits are counted in this time, because
-    /// no setting of the clock changes it. Events before the machine's start have a reading as well.
+    /// Time since a hundred years before the machine's start, suspension included. Limits are counted in this
+    /// time, because no setting of the clock changes it. Events before the machine's start have a reading as
+    /// well.
     pub fn boot(&self) -> Duration {
         let since_start = match &self.0 {
             Source::System { .. } => since_boot(),

@@ -1,7 +1,8 @@
 //! Seal, open and HMAC with one key, exactly as KES 2025-03-12 does. No other module does crypto on keys.
 //!
-//! A message key K' is derived for each message from 16 random bytes (`iv`): HMAC-SHA-256(K, iv) for AES-256-GCM,
-//! HChaCha20(K, iv) for ChaCha20-Poly1305. The nonce is 12 independent random bytes. The context is the AAD.
+//! A message key K' is derived for each message from 16 random bytes (`iv`): HMAC-SHA-256(K, iv) for
+//! AES-256-GCM, HChaCha20(K, iv) for ChaCha20-Poly1305. The nonce is 12 independent random bytes. The context
+//! is the AAD.
 
 pub mod envelope;
 pub mod key_version;
@@ -34,7 +35,8 @@ struct Parts {
     kind: Kind,
     bytes: Bytes32,
     hmac_key: Option<Bytes32>,
-    /// HMAC-SHA-256 keyed with `bytes`: computed once, cloned for each message. The `hmac` crate wipes the state on drop.
+    /// HMAC-SHA-256 keyed with `bytes`: computed once, cloned for each message. The `hmac` crate wipes the
+    /// state on drop.
     kdf: Hmac<Sha256>,
 }
 
@@ -51,8 +53,8 @@ pub struct DataKey {
     pub ciphertext: Vec<u8>,
 }
 
-/// The label that a fingerprint is computed over, before the key's kind. No label of this length is a KDF input: IVs are
-/// shorter.
+/// The label that a fingerprint is computed over, before the key's kind. No label of this length is a KDF
+/// input: IVs are shorter.
 const FINGERPRINT_LABEL: &[u8] = b"keswarden key fingerprint v1\0";
 
 // === impl Kind ===
@@ -180,8 +182,9 @@ impl Key {
         Some(keyed(key).chain_update(message).finalize().into_bytes().into())
     }
 
-    /// The fingerprint, which names the key and gives nothing away: 32 hex digits of HMAC-SHA-256 under the key over a
-    /// versioned label and the kind. A key with an HMAC key has `-` and 32 more digits, computed under the HMAC key.
+    /// The fingerprint, which names the key and gives nothing away: 32 hex digits of HMAC-SHA-256 under the
+    /// key over a versioned label and the kind. A key with an HMAC key has `-` and 32 more digits, computed
+    /// under the HMAC key.
     pub fn fingerprint(&self) -> String {
         let of = |key: &Hmac<Sha256>| {
             let mac = key.clone().chain_update(FINGERPRINT_LABEL).chain_update(self.0.kind.name()).finalize();
@@ -203,7 +206,7 @@ impl Key {
         (self.0.kind == other.0.kind) & secret::same32(&self.0.bytes, &other.0.bytes) & hmac
     }
 
-    /// Whether the key opens a DEK that it sealed, and refuses another context.
+    /// Whether the key opens a DEK of its own, and refuses another context.
     pub fn works(&self) -> bool {
         const CONTEXT: &[u8] = b"{\"keswarden\":\"self-test\"}";
         let made = self.generate(CONTEXT);

@@ -1,7 +1,9 @@
-//! Evidence: which keys the drives of a MinIO name, and whether the keys at hand open what they sealed.
+//! Evidence: the keys that the drives of a MinIO name, and whether the keys at hand open the sealed DEKs
+//! there.
 //!
-//! No pin is as good as the data. Every drive holds sealed data keys, with their key's name and context in the clear: one
-//! that opens proves that the key is right, a handful that all fail prove that it is wrong. Drives are only ever read.
+//! Evidence proves more than a pin. Every drive has sealed DEKs, with the key's name and the context in the
+//! clear. One DEK that opens proves that the key is right. Several DEKs that all fail prove that the key is
+//! wrong. Drives are only read.
 
 mod census;
 pub mod context;
@@ -23,10 +25,12 @@ use std::{
 };
 use xl_meta::{Encryption, Kind, Sealed, Version};
 
-/// How something was sealed.
+/// The encryption that a DEK belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scheme {
+    /// SSE-S3 of an object.
     SseS3,
+    /// SSE-KMS of an object.
     SseKms,
     /// MinIO's own configuration.
     Config,
@@ -34,109 +38,130 @@ pub enum Scheme {
     Iam,
 }
 
-/// One sealed data key, as MinIO would ask KES to open it. Ordered by time.
+/// One sealed DEK, with the context that MinIO would send to KES. Records are ordered by time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
-    /// Nanoseconds since 1970.
+    /// The time of the version or file, in nanoseconds since 1970.
     pub mtime: i64,
+    /// The encryption of the version or file.
     pub scheme: Scheme,
+    /// The sealed DEK.
     pub ciphertext: Vec<u8>,
+    /// The context that today's MinIO seals with.
     pub context: Vec<u8>,
-    /// What earlier versions of MinIO sealed the same file for.
+    /// The context that earlier versions of MinIO sealed the same file with.
     pub legacy_context: Option<Vec<u8>>,
 }
 
-/// What was seen of one key: the oldest records and the newest, each by time. They are the same ones when there are few.
+/// The records of one key. `oldest` and `newest` are by time, 8 each, and overlap when there are few records.
 #[derive(Debug, Default)]
 pub struct Records {
+    /// The oldest records of objects.
     pub oldest: BTreeSet<Record>,
+    /// The newest records of objects.
     pub newest: BTreeSet<Record>,
-    /// Those of MinIO's own files, which prove most: none is left out for an object.
+    /// The records of MinIO's own files, which prove most. No record of an object replaces one of these.
     pub own: BTreeSet<Record>,
+    /// The encryptions of all records, kept or not.
     pub schemes: BTreeSet<Scheme>,
-    /// How many there were in all.
+    /// The number of all records, kept or not.
     pub seen: u64,
 }
 
-/// What was read, besides records.
+/// The counts of a reading, besides records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Files that were read.
     pub files: u64,
+    /// Bytes that were read.
     pub bytes: u64,
-    /// Files and folders that could not be read, or are damaged, or in a form that this program does not know.
+    /// Files and folders that could not be read, or are damaged, or in an unknown form.
     pub skipped: u64,
-    /// Versions that are encrypted in a way this program does not know.
+    /// Versions with an unknown encryption.
     pub unknown: u64,
 }
 
-/// What the drives say.
+/// The result of reading drives.
 #[derive(Debug, Default)]
 pub struct Samples {
-    /// By the key's name, as MinIO wrote it.
+    /// Records by the key's name, as MinIO wrote the name.
     pub keys: BTreeMap<String, Records>,
+    /// The counts of the reading.
     pub tally: Tally,
+    /// The drives, in the order of the request.
     pub drives: Vec<Drive>,
-    /// Files of MinIO's own, by path: those that some drive showed whole, and those of which a drive has a later part.
+    /// Paths of MinIO's own files that some drive shows to be sealed with a named key, or not sealed.
     own_shown: BTreeSet<String>,
+    /// Paths of MinIO's own files of which some drive has only a later shard.
     own_elsewhere: BTreeSet<String>,
-    /// A limit ended it: there is more on the drives.
+    /// Whether a limit ended the reading before the end of the drives.
     pub cut_short: bool,
 }
 
-/// What became of one record.
+/// The result of trying one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
+    /// The key opens the record.
     Yes,
+    /// The key does not open the record.
     No,
-    /// There is no key of this name.
+    /// No key has this name.
     NoSuchKey,
-    /// Nobody could be asked.
+    /// The record could not be tried.
     Unknown,
 }
 
-/// What the records say of a key.
+/// The verdict of the records on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is the key that sealed them.
+    /// The key sealed the records.
     Opens,
-    /// It is another key.
+    /// Another key sealed the records.
     NoneOpen,
-    /// It sealed some of them; others of its name were sealed by another key.
+    /// The key sealed some of the records, and another key of the same name sealed others.
     Mixed,
-    /// Nothing was tried.
+    /// No record was tried.
     NoEvidence,
-    /// None opens, but so few prove nothing.
+    /// No record opens, and there are too few for a proof.
     TooFew,
-    /// The drives name it, and it is not there.
+    /// The drives name the key, and no such key is at hand.
     MissingKey,
 }
 
-/// What was found about one key.
+/// The result of trying one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
+    /// The key's name, as MinIO wrote the name.
     pub key: String,
+    /// The encryptions that name the key.
     pub schemes: BTreeSet<Scheme>,
-    /// How many there are, of which the oldest and the newest were tried.
+    /// The number of records. Only the kept ones were tried.
     pub records: u64,
+    /// The number of records that opened.
     pub opened: usize,
+    /// The number of records that did not open.
     pub failed: usize,
-    /// Nanoseconds since 1970.
+    /// The time of the oldest record, in nanoseconds since 1970.
     pub oldest: Option<i64>,
+    /// The time of the newest record, in nanoseconds since 1970.
     pub newest: Option<i64>,
+    /// The verdict.
     pub verdict: Verdict,
 }
 
-/// How many of the oldest records are kept for each key, and of the newest.
-const KEPT: usize = 8;
-/// How many records of MinIO's own files are kept for each key.
-const KEPT_OWN: usize = 32;
-/// Fewer failures than this prove nothing: what was renamed or replicated may be sealed for another place.
-const PROOF: usize = 3;
-/// A drive that names more keys is not MinIO's work: what is beyond is skipped.
-const MAX_KEYS: usize = 1024;
+/// Records of objects that are kept for each key at each end of time, at most.
+const RECORDS_PER_END_MAX: usize = 8;
+/// Records of MinIO's users, groups and policies that are kept for each key, at most. Its configuration is
+/// always kept.
+const OWN_RECORDS_MAX: usize = 32;
+/// Failures that prove a wrong key. Fewer prove nothing: a renamed or replicated object may be sealed with
+/// another context.
+const FAILURES_FOR_PROOF: usize = 3;
+/// Names of keys that are taken from the drives, at most. MinIO uses fewer; records of further names count as
+/// unknown.
+const KEYS_MAX: usize = 1024;
 
-/// Tries every record, and says of each key what that means; in the order of their names.
+/// Tries every kept record with `open(key, ciphertext, context)`, and gives a finding for each key, by name.
 pub fn judge(samples: &Samples, mut open: impl FnMut(&str, &[u8], &[u8]) -> Opened) -> Vec<Finding> {
     let finding = |(key, records): (&String, &Records)| {
         let tried: Vec<_> = records
@@ -171,7 +196,7 @@ pub fn judge(samples: &Samples, mut open: impl FnMut(&str, &[u8], &[u8]) -> Open
 struct Tried<'a> {
     mtime: i64,
     scheme: Scheme,
-    /// The versions of one object have one context: they prove no more than one.
+    /// The context. Records of one context prove as much as one record: they are versions of one object.
     context: &'a [u8],
     opened: Opened,
 }
@@ -187,25 +212,26 @@ fn verdict(tried: &[Tried<'_>]) -> Verdict {
         return Verdict::MissingKey;
     }
     let (good, bad) = (times(Opened::Yes), times(Opened::No));
-    // Where anything opens, users and policies that do not are of another MinIO's making at worst, and stop nobody.
+    // Once a record opens, users and policies that do not open come from another MinIO at worst, and count
+    // for nothing.
     let counts = |tried: &&Tried<'_>| good.is_empty() || tried.scheme != Scheme::Iam;
     let failed: Vec<_> = tried.iter().filter(|tried| tried.opened == Opened::No).filter(counts).collect();
-    // Only the default key of this very deployment can have sealed MinIO's own files, and nobody moves them.
+    // MinIO's own files are never moved, so only the default key of this deployment can have sealed them.
     let is_proof = |scheme| failed.iter().any(|tried| tried.scheme == scheme);
     match (good.len(), failed.iter().map(|tried| tried.context).collect::<BTreeSet<_>>().len()) {
         (0, 0) => Verdict::NoEvidence,
         (_, 0) => Verdict::Opens,
         (0, _) if is_proof(Scheme::Config) || is_proof(Scheme::Iam) => Verdict::NoneOpen,
         (1.., _) if is_proof(Scheme::Config) => Verdict::Mixed,
-        (0, failed) if failed >= PROOF => Verdict::NoneOpen,
+        (0, failed) if failed >= FAILURES_FOR_PROOF => Verdict::NoneOpen,
         (0, _) => Verdict::TooFew,
         (_, 1) => Verdict::Opens,
-        (_, failed) if failed >= PROOF || apart(&good, &bad) => Verdict::Mixed,
+        (_, failed) if failed >= FAILURES_FOR_PROOF || apart(&good, &bad) => Verdict::Mixed,
         _ => Verdict::Opens,
     }
 }
 
-/// All of one are older than all of the other; both are sorted.
+/// Whether all times of one list are before all times of the other. Both are sorted.
 fn apart(one: &[i64], other: &[i64]) -> bool {
     let before = |one: &[i64], other: &[i64]| one.last() < other.first();
     before(one, other) || before(other, one)
@@ -227,7 +253,7 @@ impl fmt::Display for Scheme {
 // === impl Record ===
 
 impl Record {
-    /// What it may be sealed for, the likeliest first.
+    /// The contexts to try, the likeliest first.
     pub fn contexts(&self) -> impl Iterator<Item = &[u8]> {
         std::iter::once(self.context.as_slice()).chain(self.legacy_context.as_deref())
     }
@@ -236,7 +262,7 @@ impl Record {
 // === impl Records ===
 
 impl Records {
-    /// Every record that was kept, once, the oldest first.
+    /// Every kept record once, the oldest first.
     pub fn each(&self) -> BTreeSet<&Record> {
         self.own.iter().chain(&self.oldest).chain(&self.newest).collect()
     }
@@ -249,23 +275,23 @@ impl Records {
 
     fn keep(&mut self, record: Record) {
         if matches!(record.scheme, Scheme::Config | Scheme::Iam) {
-            if self.own.len() < KEPT_OWN || record.scheme == Scheme::Config {
+            if self.own.len() < OWN_RECORDS_MAX || record.scheme == Scheme::Config {
                 self.own.insert(record);
             }
             return;
         }
-        let is_old = self.oldest.len() < KEPT || self.oldest.last() > Some(&record);
-        let is_new = self.newest.len() < KEPT || self.newest.first() < Some(&record);
+        let is_old = self.oldest.len() < RECORDS_PER_END_MAX || self.oldest.last() > Some(&record);
+        let is_new = self.newest.len() < RECORDS_PER_END_MAX || self.newest.first() < Some(&record);
         if is_old {
             self.oldest.insert(record.clone());
         }
         if is_new {
             self.newest.insert(record);
         }
-        if self.oldest.len() > KEPT {
+        if self.oldest.len() > RECORDS_PER_END_MAX {
             self.oldest.pop_last();
         }
-        if self.newest.len() > KEPT {
+        if self.newest.len() > RECORDS_PER_END_MAX {
             self.newest.pop_first();
         }
     }
@@ -291,19 +317,20 @@ impl Tally {
 // === impl Samples ===
 
 impl Samples {
-    /// Nobody has ever started a MinIO on any of the drives, and each is a mounted volume. False when one of them could not be looked
-    /// at, and when there are objects all the same.
+    /// Whether no MinIO ever started on any of the drives, and each drive is a mounted volume. False when a
+    /// drive could not be read, or has objects.
     pub fn is_new(&self) -> bool {
         let new = self.drives.iter().all(|drive| drive.state == State::New);
         new && !self.drives.is_empty() && self.tally == Tally::default()
     }
 
-    /// How many files of MinIO's own, which may be sealed, have their first part on no drive that was looked at.
+    /// The number of MinIO's own files that may be sealed, and whose first shard is on no drive that was
+    /// read.
     pub fn unseen(&self) -> usize {
         self.own_elsewhere.difference(&self.own_shown).count()
     }
 
-    /// Takes what the versions of one object say of keys.
+    /// Adds the records of one object's versions.
     fn take(&mut self, bucket: &str, object: &[u8], versions: Vec<Version>) {
         for version in versions {
             let (scheme, sealed) = match version.encryption {
@@ -330,7 +357,7 @@ impl Samples {
         (context, legacy_context): (Vec<u8>, Option<Vec<u8>>),
         mtime: i64,
     ) {
-        if self.keys.len() >= MAX_KEYS && !self.keys.contains_key(&sealed.key_name) {
+        if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&sealed.key_name) {
             self.tally.unknown += 1;
             return;
         }

@@ -8,13 +8,12 @@ use crate::{
     clock::Clock,
     shutdown::{Drain, Ended},
 };
-pub use body::{Body, Feed};
+use body::without_body;
+pub use body::{Body, Feed, discard};
 use budget::{Budget, HEADERS_TIMEOUT, Slot, Watched};
-use http_body_util::BodyExt;
 use hyper::{
     Method, Request, Response,
-    body::{Body as _, Incoming},
-    header,
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -64,7 +63,8 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
 /// A bound address without a listener: connections are refused at once until [`Bound::serve`].
 ///
-/// Listening before an answer is possible would be worse: MinIO's KES client has no timeout, and would hang silently.
+/// Listening before an answer is possible would be worse: MinIO's KES client has no timeout, and would hang
+/// silently.
 pub struct Bound {
     socket: TcpSocket,
     /// The bound address, with the port that the operating system chose for port 0.
@@ -90,21 +90,18 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Requests at once on one HTTP/2 connection, as many as Go's default for a server.
 const STREAMS_MAX: u32 = 250;
-/// Unread bytes that an HTTP/2 client may send on one stream: enough for a data key, and little memory for a stranger.
+/// Unread bytes that an HTTP/2 client may send on one stream: enough for a data key, and little memory for a
+/// stranger.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// Unread bytes that an HTTP/2 client may send on one connection.
 const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
-/// Streams that a client opens and resets before they are handled ("rapid reset", CVE-2023-44487); more of them end the
-/// connection.
+/// Streams that a client opens and resets before they are handled ("rapid reset", CVE-2023-44487); more of
+/// them end the connection.
 const CLIENT_RESETS_MAX: usize = 20;
 /// Streams that the server resets; more of them end the connection.
 const SERVER_RESETS_MAX: usize = 100;
 /// The interval of HTTP/2 pings, and the bound of an answer to a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// Bytes of an unwanted body that are read at most.
-const DISCARDED_BYTES_MAX: usize = 256 * 1024;
-/// The bound of reading an unwanted body.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 /// The bound of a connection's graceful shutdown.
 const GRACEFUL_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after an accept that failed.
@@ -122,14 +119,16 @@ impl Bound {
             let bound = |address: SocketAddr| {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                 if address.is_ipv6() {
-                    // The machine's default may exclude IPv4 from `[::]`. A cluster may have IPv4, IPv6 or both.
+                    // The machine's default may exclude IPv4 from `[::]`. A cluster may have IPv4, IPv6 or
+                    // both.
                     rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
                 }
                 socket.set_reuseaddr(true)?;
                 socket.bind(address)?;
                 Ok::<_, io::Error>(socket)
             };
-            // Two sockets with SO_REUSEADDR can be bound to one address. Only listening shows that the address is in use.
+            // Two sockets with SO_REUSEADDR can be bound to one address. Only listening shows that the
+            // address is in use.
             drop(bound(address)?.listen(1)?);
             let socket = bound(address)?;
             let address = socket.local_addr()?;
@@ -149,8 +148,8 @@ impl Bound {
 
     /// Serves until the drain starts, and then finishes requests under way for `grace` at most.
     ///
-    /// `places` is the number of connections at most. `listening` is called once connections are accepted. The result is
-    /// `Refused` with `cannot_bind` when another process listens on the address by then.
+    /// `places` is the number of connections at most. `listening` is called once connections are accepted.
+    /// The result is `Refused` with `cannot_bind` when another process listens on the address by then.
     pub async fn serve(
         self,
         tls: Option<Tls>,
@@ -212,11 +211,11 @@ fn cannot_bind(address: SocketAddr, setting: &str, error: &io::Error) -> Finding
         .fix(format!("stop what listens there, or set {setting} to another address"))
 }
 
-/// The number of connections for the API server: 4096, or as many as the descriptors allow beside a server of [`FEW`], and
-/// 16 at least.
+/// The number of connections for the API server: 4096, or as many as the descriptors allow beside a server of
+/// [`FEW`], and 16 at least.
 ///
-/// The soft limit of descriptors is raised to the hard limit, as Go does: the soft limit is low only for programs that use
-/// `select`.
+/// The soft limit of descriptors is raised to the hard limit, as Go does: the soft limit is low only for
+/// programs that use `select`.
 pub fn many() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
@@ -342,36 +341,6 @@ async fn serve<H: Handler>(
         let connection = pin!(builder.serve_connection(io, service));
         until_done(connection, http2::Connection::graceful_shutdown, false, slot, drain).await;
     }
-}
-
-/// Reads the rest of a request's body, for 1 s and 256 KiB at most.
-///
-/// A client that is refused while sending would otherwise see a reset or a closed connection in place of the answer.
-pub async fn discard(request: &mut Request<Incoming>) {
-    if request.headers().contains_key(header::EXPECT) {
-        return;
-    }
-    let body = request.body_mut();
-    let rest = async {
-        let mut left = DISCARDED_BYTES_MAX;
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, |data| data.len());
-            left = match left.checked_sub(length) {
-                Some(left) => left,
-                None => return,
-            };
-        }
-    };
-    let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
-}
-
-/// The answer to HEAD: the length of the answer to GET, without the body.
-fn without_body(mut answer: Response<Body>) -> Response<Body> {
-    if let Some(length) = answer.body().size_hint().exact() {
-        answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
-    }
-    *answer.body_mut() = Body::default();
-    answer
 }
 
 /// Runs a connection until its end. An overdue or evicted connection is ended, and so are all in a drain.

@@ -1,7 +1,7 @@
 //! The KES API: what MinIO, `mc` and the `kes` CLI speak, served from the keyring.
 //!
-//! A request is checked in KES's order: route, method, body limit, deadline, caller and policy, names, body, key,
-//! operation.
+//! A request is checked in KES's order: route, method, body limit, deadline, caller and policy, names, body,
+//! key, operation.
 
 pub mod audit;
 pub mod caller;
@@ -126,7 +126,8 @@ impl Server {
             Some(timeout) => match tokio::time::timeout(timeout, handled).await {
                 Ok(handled) => handled,
                 Err(_) => {
-                    // KES sends no answer after the deadline either. The audit trail has a line for the operator.
+                    // KES sends no answer after the deadline either. The audit trail has a line for the
+                    // operator.
                     self.0.audit.late(&self.record(route, &decoded, peer, begun, 0), timeout);
                     measure.timed_out();
                     return Err(Close);

@@ -1,4 +1,4 @@
-//! The KES API from the other side: a generate and decrypt round trip as MinIO's own identity.
+//! A client of the KES API, with MinIO's identity: generate, decrypt, and the round trip of both.
 
 use crate::{
     cause::{Cause, Finding},
@@ -21,33 +21,41 @@ use serde_json::json;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use zeroize::Zeroizing;
 
-/// A KES endpoint and who MinIO is to it.
+/// The endpoints of a KES, and MinIO's identity for them.
 #[derive(Clone)]
 pub struct Config {
-    /// `https://host:port`; several mean that any of them may answer.
+    /// `https://host:port` of each endpoint. The answer of any endpoint counts.
     pub endpoints: Vec<String>,
-    /// File or directory of PEM certificates; the system's roots when absent.
+    /// A file or directory of PEM certificates, trusted beside the system's roots.
     pub ca: Option<PathBuf>,
+    /// MinIO's identity.
     pub identity: ClientIdentity,
-    /// The CA of our own server: who shows a certificate of it is us.
+    /// The CA of keswarden's own server, which distinguishes an agent from another KES.
     pub ours: PathBuf,
     /// The bound of one request.
     pub timeout: Duration,
 }
 
-/// How MinIO shows who it is.
+/// The proof of MinIO's identity.
 #[derive(Clone)]
 pub enum ClientIdentity {
+    /// An API key in KES's text form.
     ApiKey(Arc<Secret>),
-    Certificate { certificate: PathBuf, key: PathBuf },
+    /// A certificate and its key.
+    Certificate {
+        /// The PEM file of the certificate.
+        certificate: PathBuf,
+        /// The PEM file of the key.
+        key: PathBuf,
+    },
 }
 
 /// A client of one KES.
 pub struct Client {
     http: reqwest::Client,
-    /// Trusts our own CA and nobody else; absent where there is none.
+    /// The client that trusts only keswarden's own CA; absent without that CA.
     ours: Option<reqwest::Client>,
-    /// MinIO's, as KES knows it.
+    /// MinIO's identity, for people.
     identity: Option<String>,
     config: Config,
 }
@@ -59,7 +67,7 @@ struct Generated {
 }
 
 #[derive(Deserialize)]
-struct Opened {
+struct Decrypted {
     plaintext: Zeroizing<String>,
 }
 
@@ -69,27 +77,35 @@ struct Message {
     message: String,
 }
 
-/// The context of our probe: bound to nothing of MinIO's.
+/// The context of keswarden's own DEKs, which no object of MinIO has.
 pub const CONTEXT: &str = "{\"keswarden\":\"gate\"}";
 
-/// What MinIO does with a key that can be tried without doing anything.
+/// MinIO's operations with a key that an empty request tries without effect.
 const OPERATIONS: [(reqwest::Method, &str); 3] = [
     (reqwest::Method::PUT, "generate"),
     (reqwest::Method::PUT, "decrypt"),
     (reqwest::Method::GET, "describe"),
 ];
-/// What MinIO's identity must be allowed.
-const MINIO_S_PATHS: &str = "allow: [/v1/key/create/*, /v1/key/generate/*, /v1/key/decrypt/*, /v1/key/describe/*, \
+/// The rule of a policy in KES for MinIO's identity.
+const MINIO_ALLOW_RULE: &str = "allow: [/v1/key/create/*, /v1/key/generate/*, /v1/key/decrypt/*, /v1/key/describe/*, \
                              /v1/key/list/*, /v1/status, /v1/api]";
 
 // === impl Client ===
 
 impl Client {
+    /// A client of the KES in `config`. No request is sent.
+    ///
+    /// # Errors
+    /// `kes_tls` when the CA cannot be read; `kes_identity_unknown` when MinIO's identity cannot be read or
+    /// used.
     pub fn new(config: Config, clock: &Clock) -> Result<Self, Finding> {
         Self::noting(config, clock, &PeerEnds::default())
     }
 
-    /// A client that notes when KES's certificate ends.
+    /// A client that notes the validity of KES's certificate in `ends`.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
     pub fn noting(config: Config, clock: &Clock, ends: &PeerEnds) -> Result<Self, Finding> {
         // MinIO trusts the system's roots beside its CAPATH.
         let trust = Trust::system_and(config.ca.as_deref())
@@ -105,7 +121,8 @@ impl Client {
         Ok(Self { http, ours, identity, config })
     }
 
-    /// An endpoint shows a certificate of our own CA: that is us, and not to be waited for.
+    /// Whether an endpoint shows a certificate of keswarden's own CA. The gate then does not wait for the
+    /// endpoint.
     pub async fn is_ours(&self) -> bool {
         let Some(ours) = &self.ours else { return false };
         let asked = self.config.endpoints.iter().map(|endpoint| async move {
@@ -114,7 +131,7 @@ impl Client {
         join_all(asked).await.contains(&true)
     }
 
-    /// Shakes hands with every endpoint, and asks for nothing that needs a right.
+    /// Makes a TLS handshake with every endpoint, and a request that needs no policy.
     pub async fn greet(&self) {
         let asked = self.config.endpoints.iter().map(|endpoint| async move {
             let _ = self.http.get(format!("{}/version", endpoint.trim_end_matches('/'))).send().await;
@@ -122,12 +139,19 @@ impl Client {
         join_all(asked).await;
     }
 
-    /// What the key's data key is, sealed and opened again by an endpoint; all are asked at once, any will do.
+    /// Has an endpoint generate and open a DEK of the key. All endpoints are asked at once; one success is
+    /// enough.
+    ///
+    /// # Errors
+    /// The finding of one endpoint, when no endpoint succeeds.
     pub async fn round_trip(&self, key: &Name) -> Result<(), Finding> {
         any(self.config.endpoints.iter().map(|endpoint| self.round_trip_at(endpoint, key))).await
     }
 
-    /// A fresh data key: in the clear, and sealed for the context of our probes, by any endpoint.
+    /// A fresh DEK from any endpoint, in the clear and sealed for [`CONTEXT`].
+    ///
+    /// # Errors
+    /// The finding of one endpoint, when no endpoint succeeds.
     pub async fn generate(&self, key: &Name) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>), Finding> {
         let context = STANDARD.encode(CONTEXT);
         let asked = self.config.endpoints.iter();
@@ -138,7 +162,10 @@ impl Client {
         Ok((Zeroizing::new(decode(&generated.plaintext)?), decode(&generated.ciphertext)?))
     }
 
-    /// What a ciphertext holds that was sealed for this context, as any endpoint opens it.
+    /// The plaintext of a ciphertext that was sealed for `context`, opened by any endpoint.
+    ///
+    /// # Errors
+    /// The finding of one endpoint, when no endpoint succeeds.
     pub async fn decrypt(
         &self,
         key: &Name,
@@ -147,7 +174,7 @@ impl Client {
     ) -> Result<Zeroizing<Vec<u8>>, Finding> {
         let body = json!({ "ciphertext": STANDARD.encode(ciphertext), "context": STANDARD.encode(context) });
         let asked = self.config.endpoints.iter();
-        let asked = asked.map(|endpoint| self.post::<Opened>(endpoint, "decrypt", key, body.clone()));
+        let asked = asked.map(|endpoint| self.post::<Decrypted>(endpoint, "decrypt", key, body.clone()));
         let opened = any(asked).await?;
         let plaintext = STANDARD.decode(&*opened.plaintext);
         plaintext.map(Zeroizing::new).map_err(|_| not_kes(&self.config.endpoints))
@@ -158,7 +185,7 @@ impl Client {
         let generated: Generated =
             self.post(endpoint, "generate", key, json!({ "context": context })).await?;
         let sealed = json!({ "ciphertext": generated.ciphertext, "context": context });
-        let opened: Opened = self.post(endpoint, "decrypt", key, sealed).await?;
+        let opened: Decrypted = self.post(endpoint, "decrypt", key, sealed).await?;
         match opened.plaintext == generated.plaintext
             && STANDARD.decode(&*opened.plaintext).is_ok_and(|key| key.len() == 32)
         {
@@ -193,12 +220,13 @@ impl Client {
         }
     }
 
-    /// KES says 403 to an identity that it does not know and to one that may not: which of the two shows in what else it may.
+    /// Refines the finding of a 403, which KES answers both to an unknown identity and to one that lacks a
+    /// right. An identity that is denied every operation is taken for unknown.
     async fn denied(&self, endpoint: &str, key: &Name, finding: Finding) -> Finding {
         let mut denied = Vec::new();
         for (method, operation) in OPERATIONS {
             let url = format!("{}/v1/key/{operation}/{key}", endpoint.trim_end_matches('/'));
-            // Nothing is in it, so nothing is done but the check of rights.
+            // The body is an empty object, so that KES does nothing but check the policy.
             let asked = self.http.request(method.clone(), url).body("{}").send().await;
             match asked {
                 Ok(answer) if answer.status().as_u16() == 403 => denied.push(operation),
@@ -215,24 +243,26 @@ impl Client {
                 ))
                 .fix(format!(
                     "add the identity {identity} to a policy in KES, or, if it is in one, the name of this key to the paths of that one: \
-                     {MINIO_S_PATHS}"
+                     {MINIO_ALLOW_RULE}"
                 ));
         }
         let lacks: Vec<_> = denied.iter().map(|operation| format!("/v1/key/{operation}/{key}")).collect();
         finding.fix(format!(
-            "the policy of identity {identity} in KES lacks {}; MinIO needs {MINIO_S_PATHS}",
+            "the policy of identity {identity} in KES lacks {}; MinIO needs {MINIO_ALLOW_RULE}",
             lacks.join(", ")
         ))
     }
 }
 
-/// The first good answer of any endpoint. Without one, an answer says more than none, and who gives none is not waited for long once
-/// another has said no.
+/// The first success of any endpoint.
+///
+/// Without a success, the finding of an endpoint that answered is preferred to the finding of one that did
+/// not. Once an endpoint has refused, the others have 1 s to answer.
 async fn any<T>(
     asked: impl IntoIterator<Item = impl Future<Output = Result<T, Finding>>>,
 ) -> Result<T, Finding> {
     let mut asked: FuturesUnordered<_> = asked.into_iter().collect();
-    let mut said: Option<Finding> = None;
+    let mut failure: Option<Finding> = None;
     let mut until = None;
     loop {
         let next = match until {
@@ -244,22 +274,23 @@ async fn any<T>(
             Some(Err(finding)) => {
                 let is_answer = finding.cause.is_an_answer();
                 if is_answer && until.is_none() {
-                    until = Some(clock::Instant::now() + GRACE);
+                    until = Some(clock::Instant::now() + WAIT_AFTER_REFUSAL);
                 }
-                if said.as_ref().is_none_or(|said| is_answer && !said.cause.is_an_answer()) {
-                    said = Some(finding);
+                if failure.as_ref().is_none_or(|failure| is_answer && !failure.cause.is_an_answer()) {
+                    failure = Some(finding);
                 }
             }
             None => {
-                let nobody = || Cause::MinioEnvIncomplete.seen("MINIO_KMS_KES_ENDPOINT names no endpoint");
-                return Err(said.unwrap_or_else(nobody));
+                let no_endpoint =
+                    || Cause::MinioEnvIncomplete.seen("MINIO_KMS_KES_ENDPOINT names no endpoint");
+                return Err(failure.unwrap_or_else(no_endpoint));
             }
         }
     }
 }
 
-/// How long other endpoints are waited for once one has said no.
-const GRACE: Duration = Duration::from_secs(1);
+/// The wait for other endpoints after a refusal.
+const WAIT_AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 // === impl ClientIdentity ===
 
@@ -306,7 +337,7 @@ fn unreachable(endpoint: &str, error: &reqwest::Error) -> Finding {
             Trouble::WrongName => Cause::KesTlsName,
             Trouble::Expired => Cause::KesTlsExpired,
             Trouble::NoTls => Cause::KesTlsPlainHttp,
-            // TLS 1.3 tells of a missing or unwanted client certificate after the handshake.
+            // A TLS 1.3 server refuses a missing or unwanted client certificate after the handshake.
             Trouble::OurCertificate => Cause::KesIdentityUnknown,
             Trouble::Other => Cause::KesTls,
         };
@@ -323,7 +354,7 @@ fn refused(endpoint: &str, path: &str, status: u16, body: &[u8], key: &Name) -> 
     match (status, message.as_str()) {
         (403, _) => Cause::KesDenied
             .seen(seen)
-            .fix(format!("add to the policy of MinIO's identity in KES: {MINIO_S_PATHS}")),
+            .fix(format!("add to the policy of MinIO's identity in KES: {MINIO_ALLOW_RULE}")),
         (400, text) if text.contains("client certificate") => Cause::KesIdentityUnknown.seen(seen),
         (400, text) if text.contains("not authentic") => Cause::KesRoundTripFailed.seen(seen),
         (404, "key does not exist") => {

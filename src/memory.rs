@@ -10,8 +10,8 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// A value on pages of its own, which are locked, as far as the limit allows, and so never written to swap. The value is
-/// dropped before the pages are unlocked.
+/// A value on pages of its own, which are locked, as far as the limit allows, and so never written to swap.
+/// The value is dropped before the pages are unlocked.
 pub struct Locked<T> {
     value: Box<Pages<Option<T>>>,
     lock: Option<LockGuard>,
@@ -21,7 +21,8 @@ pub struct Locked<T> {
 #[repr(align(4096))]
 struct Pages<T>(T);
 
-/// Whether all memory is locked. Keys are not locked again then, because unlocking a key would unlock its page.
+/// Whether all memory is locked. Keys are not locked again then, because unlocking a key would unlock its
+/// page.
 static ALL_LOCKED: AtomicBool = AtomicBool::new(false);
 /// Whether the warning about the limit was logged.
 static WARNED: AtomicBool = AtomicBool::new(false);
@@ -63,8 +64,8 @@ pub fn protect() -> Kept {
 impl<T> Locked<T> {
     /// Moves a value to locked pages. Where the limit forbids the lock, one warning is logged for all values.
     pub fn new(value: T) -> Self {
-        // The pages are allocated empty. Moving a value inside `Pages` would leave a copy on the stack, and the alignment would
-        // keep later calls from overwriting the copy.
+        // The pages are allocated empty. Moving a value inside `Pages` would leave a copy on the stack, and
+        // the alignment would keep later calls from overwriting the copy.
         let mut pages = Box::new(Pages(None));
         let lock = match ALL_LOCKED.load(Ordering::Relaxed) {
             true => None,
@@ -93,7 +94,8 @@ impl<T> Deref for Locked<T> {
 
 impl<T> Drop for Locked<T> {
     fn drop(&mut self) {
-        // The value wipes itself while the pages are locked. The pages are unlocked before the allocator gets them back.
+        // The value wipes itself while the pages are locked. The pages are unlocked before the allocator gets
+        // them back.
         self.value.0 = None;
         self.lock = None;
     }

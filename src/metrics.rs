@@ -1,4 +1,5 @@
-//! The registry of metrics. Typed helpers register each metric when it is made, so that the metric exists from the start.
+//! The registry of metrics. Typed helpers register each metric when it is made, so that the metric exists
+//! from the start.
 
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
@@ -37,10 +38,11 @@ impl Registry {
         Self::default()
     }
 
-    /// A counter. A second call with the name returns the same counter, as for every kind of metric here.
+    /// A counter. A second call with the name returns the same counter; so do all calls here.
     ///
     /// # Panics
-    /// When the name or a label is invalid, or the name belongs to another kind of metric; so do all kinds.
+    /// When the name or a label is invalid, or the name belongs to another kind of metric; so do all calls
+    /// here.
     pub fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.add(name, IntCounter::new(name, help))
     }

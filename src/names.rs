@@ -60,7 +60,8 @@ impl std::borrow::Borrow<str> for Name {
 // === impl Pattern ===
 
 impl Pattern {
-    /// Reads a pattern. `*` and the empty text mean all names. A prefix may end with `*`. Nothing for an invalid pattern.
+    /// Reads a pattern. `*` and the empty text mean all names. A prefix may end with `*`. Nothing for an
+    /// invalid pattern.
     pub fn parse(text: &str) -> Option<Self> {
         if text.is_empty() || text == "*" {
             return Some(Self::All);
@@ -83,8 +84,8 @@ fn within_alphabet(text: &str) -> bool {
     text.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-') && text != "_"
 }
 
-/// Whether a pattern is within the alphabet. The rule for `-` at the ends is for the whole text, so `key-*` is valid and
-/// `key-` is not.
+/// Whether a pattern is within the alphabet. The rule for `-` at the ends is for the whole text, so `key-*`
+/// is valid and `key-` is not.
 fn within_alphabet_of_pattern(text: &str, prefix: &str) -> bool {
     prefix.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-') && text != "_"
 }

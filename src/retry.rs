@@ -1,9 +1,9 @@
-//! Back-off: how long to wait before trying again, with full jitter so that pods do not march in step.
+//! Delays between retries, which grow and have jitter, so that pods do not retry at the same time.
 
 use backon::BackoffBuilder;
 use std::time::Duration;
 
-/// Grows from `least` to `most`, jittered, for ever.
+/// An endless series of delays.
 pub struct Backoff {
     least: Duration,
     most: Duration,
@@ -13,16 +13,17 @@ pub struct Backoff {
 // === impl Backoff ===
 
 impl Backoff {
+    /// Delays that grow from `least` to `most`, before jitter.
     pub fn new(least: Duration, most: Duration) -> Self {
         Self { least, most, delays: delays(least, most) }
     }
 
-    /// How long to wait now; at least `least`, at most twice `most`.
+    /// The next delay: `least` at least, and twice `most` at most.
     pub fn next_delay(&mut self) -> Duration {
         self.delays.next().unwrap_or(self.most)
     }
 
-    /// It worked: start from the least again.
+    /// Starts the series anew, after a success.
     pub fn reset(&mut self) {
         self.delays = delays(self.least, self.most);
     }

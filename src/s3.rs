@@ -148,15 +148,16 @@ impl Client {
     /// The names of all buckets.
     ///
     /// # Errors
-    /// `Unreachable` without a readable answer, `Refused` when MinIO answers an error, `Setup` when the request cannot be
-    /// signed.
+    /// `Unreachable` without a readable answer, `Refused` when MinIO answers an error, `Setup` when the
+    /// request cannot be signed.
     pub async fn buckets(&self) -> Result<Vec<String>, Error> {
         let answer = self.call("GET", "/", "", "").await?;
         let listed: Buckets = parse("the list of buckets", &answer)?;
         Ok(listed.buckets.bucket.into_iter().map(|bucket| bucket.name).collect())
     }
 
-    /// The bucket's default encryption; nothing when the bucket has none, or one that is neither SSE-S3 nor SSE-KMS.
+    /// The bucket's default encryption; nothing when the bucket has none, or one that is neither SSE-S3 nor
+    /// SSE-KMS.
     ///
     /// # Errors
     /// As [`Client::buckets`].
@@ -236,12 +237,12 @@ impl Client {
     }
 }
 
-/// Calls a health probe of MinIO, without credentials, and returns the answer for people. Only the probes show errors of
-/// the KMS.
+/// Calls a health probe of MinIO, without credentials, and returns the answer for people. Only the probes
+/// show errors of the KMS.
 ///
 /// # Errors
-/// `Unreachable` without a readable answer, `Refused` when the status is not 200, `Setup` when the certificates of `ca`
-/// cannot be read.
+/// `Unreachable` without a readable answer, `Refused` when the status is not 200, `Setup` when the
+/// certificates of `ca` cannot be read.
 pub async fn probe(
     endpoint: &str,
     ca: Option<&Path>,

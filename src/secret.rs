@@ -1,4 +1,5 @@
-//! Secret text and bytes, without `Debug`, `Clone` or `Serialize`, wiped on drop, and compared in constant time.
+//! Secret text and bytes, without `Debug`, `Clone` or `Serialize`, wiped on drop, and compared in constant
+//! time.
 
 use std::{fs::File, io::Read, path::Path};
 use subtle::ConstantTimeEq;
@@ -54,8 +55,8 @@ impl Secret {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
     }
 
-    /// Reads a secret from a file. A byte order mark, and line ends and blanks around the text, are dropped, because
-    /// editors and `echo` add them.
+    /// Reads a secret from a file. A byte order mark, and line ends and blanks around the text, are dropped,
+    /// because editors and `echo` add them.
     ///
     /// # Errors
     /// When the file cannot be read, is empty, is larger than 64 KiB, or is not text of one line.

@@ -1,4 +1,5 @@
-//! The end of the process: a drain that every part observes, the signals that start the drain, and tasks that are joined.
+//! The end of the process: a drain that every part observes, the signals that start the drain, and tasks that
+//! are joined.
 
 use crate::cause::Finding;
 use std::future::Future;

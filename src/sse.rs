@@ -1,7 +1,7 @@
 //! Bucket defaults: every bucket without a default encryption gets the operator's, within seconds.
 //!
-//! All buckets are listed at a short interval, because MinIO's events are lossy and late. A checked bucket is checked
-//! again after a longer interval.
+//! All buckets are listed at a short interval, because MinIO's events are lossy and late. A checked bucket is
+//! checked again after a longer interval.
 
 pub mod policy;
 

@@ -1,7 +1,8 @@
-//! Logs: text or JSON lines on stderr. Only lines of this crate are printed, so that no other crate prints secrets.
+//! Logs: text or JSON lines on stderr. Only lines of this crate are printed, so that no other crate prints
+//! secrets.
 //!
-//! One thread writes the lines in their order. A reader that stops reading loses lines and never blocks the process; a
-//! later line has the number of lost lines.
+//! One thread writes the lines in their order. A reader that stops reading loses lines and never blocks the
+//! process; a later line has the number of lost lines.
 
 use std::{
     io::{self, Write},
@@ -212,7 +213,8 @@ impl Default for Level {
 }
 
 impl Level {
-    /// A level in the numbers of Go's `slog`: DEBUG is -4, INFO 0, WARN 4, ERROR 8. Above 8 nothing is printed.
+    /// A level in the numbers of Go's `slog`: DEBUG is -4, INFO 0, WARN 4, ERROR 8. Above 8 nothing is
+    /// printed.
     pub fn of_slog(level: i64) -> Self {
         Self(match level {
             ..=-4 => LevelFilter::DEBUG,

@@ -1,7 +1,7 @@
 //! The bytes of a ciphertext: today's form, and the conversion of the two older forms.
 //!
-//! Today's form is sealed ‖ tag(16) ‖ iv(16) ‖ nonce(12). KES wrote MessagePack and JSON before; both have the same
-//! parts. Bytes in none of the three forms are left unchanged, and fail to open.
+//! Today's form is sealed ‖ tag(16) ‖ iv(16) ‖ nonce(12). KES wrote MessagePack and JSON before; both have
+//! the same parts. Bytes in none of the three forms are left unchanged, and fail to open.
 
 use crate::go::json::{self, Kind, Wanted};
 use std::borrow::Cow;
@@ -29,7 +29,8 @@ fn joined(bytes: &[u8], iv: &[u8], nonce: &[u8]) -> Option<Vec<u8>> {
     (iv.len() == IV && nonce.len() == NONCE).then(|| [bytes, iv, nonce].concat())
 }
 
-/// Reads the MessagePack array `[algorithm str, id str, iv bin, nonce bin, bytes bin]`, with nothing after the array.
+/// Reads the MessagePack array `[algorithm str, id str, iv bin, nonce bin, bytes bin]`, with nothing after
+/// the array.
 fn from_msgpack(ciphertext: &[u8]) -> Option<Vec<u8>> {
     let mut rest = ciphertext.get(1..)?;
     let algorithm = take(&mut rest, Item::Text)?;

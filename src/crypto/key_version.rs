@@ -1,4 +1,5 @@
-//! The text of a stored key: base64 of a protobuf message, as KES writes keys, and the JSON that KES wrote before.
+//! The text of a stored key: base64 of a protobuf message, as KES writes keys, and the JSON that KES wrote
+//! before.
 //!
 //! ```text
 //! KeyVersion { 1: SecretKey{1: bytes key, 2: uint32 type}, 2: HMACKey{1: bytes key, 2: uint32 hash},

@@ -18,11 +18,12 @@ pub struct Usable {
 // === impl Usable ===
 
 impl Usable {
-    /// Parses a stored text, and tries the key: the key must open what the key seals. `place` follows the key's name in
-    /// findings, for example `in Vault …`.
+    /// Parses a stored text, and tries the key: the key must open what the key seals. `place` follows the
+    /// key's name in findings, for example `in Vault …`.
     ///
     /// # Errors
-    /// `key_malformed` when the text is no key; `key_test_failed` when the key does not open what the key seals.
+    /// `key_malformed` when the text is no key; `key_test_failed` when the key does not open what the key
+    /// seals.
     pub fn read(name: &Name, text: &Secret, place: &str) -> Result<Self, Finding> {
         let version = KeyVersion::parse(text.expose().as_bytes()).map_err(|error| {
             Cause::KeyMalformed.seen(format!("the key '{name}' {place} cannot be used: {error}"))

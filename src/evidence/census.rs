@@ -1,4 +1,4 @@
-//! Everything on the drives, counted: the fastest census there is of what is encrypted how, and with which key.
+//! The census: every version on the drives, counted by bucket, encryption and key.
 
 use super::{
     Samples,
@@ -15,35 +15,46 @@ use std::{
     thread,
 };
 
-/// Versions of objects, and how much they take on the drives, before erasure coding.
+/// A number of versions and their size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
+    /// Versions of objects.
     pub objects: u64,
+    /// Stored bytes, before erasure coding.
     pub bytes: u64,
 }
 
-/// What is in a bucket.
+/// The versions in a bucket, by encryption.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BucketCount {
+    /// Versions that are not encrypted.
     pub plain: Count,
+    /// Versions under SSE-S3.
     pub sse_s3: Count,
+    /// Versions under SSE-KMS.
     pub sse_kms: Count,
+    /// Versions under SSE-C.
     pub sse_c: Count,
-    /// Of a form that this program does not know.
+    /// Versions in an unknown form, or with an unknown encryption.
     pub unknown: Count,
+    /// Delete markers, which have no data.
     pub delete_markers: u64,
 }
 
-/// What is on the drives.
+/// The versions on the drives.
 #[derive(Debug, Default)]
 pub struct Census {
+    /// The records of keys.
     pub samples: Samples,
+    /// The versions by bucket.
     pub buckets: BTreeMap<String, BucketCount>,
 }
 
-const MAX_THREADS: usize = 4;
+/// Threads that read drives at most.
+const THREADS_MAX: usize = 4;
 
-/// Reads everything. The drives of one erasure set hold the same metadata: the first of them that is named is read.
+/// Reads all metadata on the drives. Of one erasure set only the first named drive is read, because the
+/// drives of a set have the same metadata.
 pub fn census(drives: &[PathBuf]) -> Census {
     let mut census = Census::default();
     let mut sets = HashSet::new();
@@ -62,7 +73,7 @@ pub fn census(drives: &[PathBuf]) -> Census {
         }
         census.samples.drives.push(drive);
     }
-    let threads = thread::available_parallelism().map_or(1, |count| count.get().min(MAX_THREADS));
+    let threads = thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX));
     let queue = &queue;
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(move || work(queue))).collect();
@@ -73,11 +84,19 @@ pub fn census(drives: &[PathBuf]) -> Census {
     census
 }
 
-/// Folders that wait to be looked at, and how many are being looked at.
+/// The folders that the threads share.
 #[derive(Default)]
 struct Queue {
-    state: Mutex<(Vec<Item>, usize)>,
+    folders: Mutex<Queued>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queued {
+    /// Folders that wait for a thread.
+    waiting: Vec<Item>,
+    /// The number of folders that threads are reading.
+    active: usize,
 }
 
 struct Item {
@@ -99,7 +118,8 @@ fn work(queue: &Queue) -> Census {
     census
 }
 
-/// Only folders that hold no object themselves go through the queue: there may be millions of the others.
+/// Reads a folder and its children. Folders of objects do not go through the queue, because there may be
+/// millions.
 fn visit(queue: &Queue, census: &mut Census, item: &Item) {
     let mut skipped = 0;
     if census.object(item) {
@@ -116,9 +136,10 @@ fn visit(queue: &Queue, census: &mut Census, item: &Item) {
     census.samples.tally.skipped += skipped;
 }
 
-/// An object's folder may hold others, as `a` and `a/b`, beside the folders of its own data.
+/// Queues the folders in an object's folder that are no data: the object `a/b` is in the folder of the object
+/// `a`.
 fn nested(queue: &Queue, item: &Item, skipped: &mut u64) {
-    // Most file systems count the folders in a folder.
+    // On most file systems the link count of a folder is two more than its number of folders.
     if fs::symlink_metadata(&item.folder).is_ok_and(|about| about.nlink() == 2) {
         return;
     }
@@ -129,7 +150,7 @@ fn nested(queue: &Queue, item: &Item, skipped: &mut u64) {
     }
 }
 
-/// The folder of a version's data is called by a UUID.
+/// Whether a folder has a version's data. Such a folder is called by a UUID.
 fn is_data(name: &OsStr) -> bool {
     let is_dash = |place: usize| matches!(place, 8 | 13 | 18 | 23);
     let fits = |(place, byte): (usize, &u8)| match is_dash(place) {
@@ -179,7 +200,7 @@ impl BucketCount {
 // === impl Census ===
 
 impl Census {
-    /// Counts what is in an object's folder; false when it is none.
+    /// Counts the versions in an object's folder. False when the folder is no object's.
     fn object(&mut self, item: &Item) -> bool {
         let tally = &mut self.samples.tally;
         match drive::metadata(&item.folder) {
@@ -223,31 +244,31 @@ impl Item {
 
 impl Queue {
     fn push(&self, item: Item) {
-        self.lock().0.push(item);
+        self.lock().waiting.push(item);
         self.changed.notify_one();
     }
 
-    /// The next folder; nothing when none waits and nobody can find more.
+    /// The next folder; nothing when no folder waits and no thread is reading one.
     fn next(&self) -> Option<Item> {
-        let mut state = self.lock();
+        let mut folders = self.lock();
         loop {
-            if let Some(item) = state.0.pop() {
-                state.1 += 1;
+            if let Some(item) = folders.waiting.pop() {
+                folders.active += 1;
                 return Some(item);
             }
-            if state.1 == 0 {
+            if folders.active == 0 {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            folders = self.changed.wait(folders).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn done(&self) {
-        self.lock().1 -= 1;
+        self.lock().active -= 1;
         self.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Vec<Item>, usize)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queued> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,31 +1,32 @@
-//! The context that MinIO sealed a data key with: which bytes its JSON has, to the letter.
+//! The context that MinIO sealed a DEK with, as JSON with the same bytes.
 
 use std::{collections::BTreeMap, io::Write};
 
-/// How a directory object is called on a drive: `folder/` is kept in `folder__XLDIR__`, and sealed as `folder`.
-const DIRECTORY: &[u8] = b"__XLDIR__";
+/// The suffix of a directory object's folder: `folder/` is kept in `folder__XLDIR__`, and sealed as `folder`.
+const DIRECTORY_SUFFIX: &[u8] = b"__XLDIR__";
 
-/// The context of an object: `{"bucket":"bucket/object"}`, among what the client gave for SSE-KMS.
+/// The context of an object: `{"bucket":"bucket/object"}`, merged into the client's own context of SSE-KMS.
 ///
-/// `object` is its path on the drive; `client` is JSON, or empty. Nothing when that is no flat map of texts.
+/// `object` is the object's path on the drive. `client` is the client's context in JSON, or empty. Nothing
+/// when `client` is no flat map of texts.
 pub fn of_object(bucket: &str, object: &[u8], client: &[u8]) -> Option<Vec<u8>> {
     let mut pairs: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     if !client.is_empty() {
         let given: BTreeMap<String, String> = serde_json::from_slice(client).ok()?;
         pairs.extend(given.into_iter().map(|(name, value)| (name.into_bytes(), value.into_bytes())));
     }
-    let object = object.strip_suffix(DIRECTORY).unwrap_or(object);
+    let object = object.strip_suffix(DIRECTORY_SUFFIX).unwrap_or(object);
     let place = || [bucket.as_bytes(), b"/", object].concat();
     pairs.entry(bucket.as_bytes().to_vec()).or_insert_with(place);
     Some(json(&pairs))
 }
 
-/// The context of a file of MinIO's own: `{".minio.sys":"PATH"}`.
+/// The context of one of MinIO's own files: `{".minio.sys":"PATH"}`.
 pub(super) fn of_own(path: &str) -> Vec<u8> {
     json(&BTreeMap::from([(b".minio.sys".to_vec(), path.as_bytes().to_vec())]))
 }
 
-/// Compact, sorted by name, and escaped as Go does for HTML.
+/// A compact JSON object, sorted by name, with Go's escapes for HTML.
 fn json(pairs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u8> {
     let mut text = vec![b'{'];
     for (number, (name, value)) in pairs.iter().enumerate() {
@@ -46,7 +47,7 @@ fn quote(text: &mut Vec<u8>, raw: &[u8]) {
         for character in chunk.valid().chars() {
             escape(text, character);
         }
-        // Go takes what is not UTF-8 byte by byte.
+        // Go replaces each byte that is not UTF-8.
         for _ in chunk.invalid() {
             text.extend_from_slice(b"\\ufffd");
         }

@@ -1,4 +1,4 @@
-//! One drive: what it is, what its files say, and how they are read: no link is followed, nothing is written.
+//! One drive: its state, its buckets, and MinIO's own files. No link is followed, and nothing is written.
 
 use super::{
     Samples, Scheme, context,
@@ -12,41 +12,52 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A drive, as it was named.
+/// A drive of a MinIO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drive {
+    /// The path, as it was named.
     pub path: PathBuf,
+    /// The state at the time of reading.
     pub state: State,
 }
 
+/// The state of a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// A mounted volume without `format.json`: no MinIO has ever used it.
+    /// A mounted volume without `format.json`, which no MinIO ever used.
     New,
-    /// The same, and no mount point: a plain directory, or the place of a volume that is not mounted.
+    /// A directory without `format.json` that is no mount point: a plain directory, or the place of an
+    /// unmounted volume.
     Bare,
+    /// A drive with `format.json`.
     Used,
-    /// It could not be looked at.
+    /// A drive that cannot be read, with the reason for people.
     Unreadable(String),
 }
 
-/// The drives of an erasure set hold the same metadata.
+/// An erasure set: the deployment's id and the set's number. The drives of a set have the same metadata.
 pub(super) type Set = (String, usize);
 
+/// The folder of MinIO's own files.
 const SYSTEM: &str = ".minio.sys";
-const FILE: &str = "xl.meta";
-/// Most metadata is shorter; inline data behind it is of no interest.
-const FIRST: u64 = 4096;
-/// Ten thousand versions are shorter.
-const MOST: u64 = 32 << 20;
-const MOST_CONFIG: u64 = 1 << 20;
-/// How many folders of MinIO's own are looked at.
-const MOST_OWN: usize = 256;
-/// How many drives one name with numbers stands for.
-const MOST_DRIVES: usize = 1024;
+/// The file of an object's metadata, in the object's folder.
+const METADATA_FILE: &str = "xl.meta";
+/// Bytes of a metadata file that are read first. Most metadata is shorter; inline data after the metadata is
+/// not needed.
+const FIRST_READ_BYTES: u64 = 4096;
+/// Bytes of a metadata file that are read at most. Ten thousand versions are shorter.
+const METADATA_BYTES_MAX: u64 = 32 << 20;
+/// Bytes of one of MinIO's own files that are read at most.
+const OWN_FILE_BYTES_MAX: u64 = 1 << 20;
+/// Folders of MinIO's own files that are read at most.
+const OWN_FOLDERS_MAX: usize = 256;
+/// Drives that one name with numbers gives at most.
+const DRIVES_PER_NAME_MAX: usize = 1024;
 
-/// The drives that are named by path, by MinIO's own `{1...4}`, or by pattern (`/export*`). A name that no directory has is kept as it is:
-/// the drive that failed, or is not mounted, must not silence the others.
+/// The drives that are named by path, by MinIO's `{1...4}`, or by pattern (`/export*`).
+///
+/// A name that no directory has is kept as a path, so that a drive that failed or is not mounted does not
+/// hide the others.
 ///
 /// # Errors
 /// When a pattern cannot be understood.
@@ -63,7 +74,8 @@ pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, String> {
     Ok(drives)
 }
 
-/// The names behind MinIO's `{FIRST...LAST}`, which may come more than once; leading zeros count as digits. At most [`MOST_DRIVES`].
+/// The names of a pattern with MinIO's `{FIRST...LAST}`, any number of times. Leading zeros of FIRST give the
+/// width. At most [`DRIVES_PER_NAME_MAX`].
 fn numbered(pattern: &str) -> Vec<String> {
     let parts = pattern.split_once('{').and_then(|(before, rest)| {
         let (range, after) = rest.split_once('}')?;
@@ -75,7 +87,7 @@ fn numbered(pattern: &str) -> Vec<String> {
     let tails = numbered(after);
     let all = (first..=last)
         .flat_map(|number| tails.iter().map(move |tail| format!("{before}{number:0width$}{tail}")));
-    all.take(MOST_DRIVES).collect()
+    all.take(DRIVES_PER_NAME_MAX).collect()
 }
 
 // === impl Drive ===
@@ -93,17 +105,19 @@ impl Drive {
         Self { path: path.to_owned(), state }
     }
 
-    /// Any other is looked at: a new one may be an old one whose `.minio.sys` somebody removed.
+    /// Whether the drive cannot be read. Every other drive is read: a new drive may be a used one without its
+    /// `.minio.sys`.
     pub fn is_unreadable(&self) -> bool {
         matches!(self.state, State::Unreadable(_))
     }
 
-    /// It may be another one at the next look: it could not be read, or its volume may not be mounted.
+    /// Whether the drive's state may change without MinIO: the drive cannot be read, or its volume may not be
+    /// mounted yet.
     pub fn may_come(&self) -> bool {
         matches!(self.state, State::Unreadable(_) | State::Bare)
     }
 
-    /// Which erasure set it belongs to, when that can be read.
+    /// The drive's erasure set; nothing when `format.json` cannot be read.
     pub(super) fn set(&self) -> Option<Set> {
         #[derive(Deserialize)]
         struct Format {
@@ -116,13 +130,13 @@ impl Drive {
             sets: Vec<Vec<String>>,
         }
         let mut json = Vec::new();
-        File::open(format_of(&self.path)).ok()?.take(MOST_CONFIG).read_to_end(&mut json).ok()?;
+        File::open(format_of(&self.path)).ok()?.take(OWN_FILE_BYTES_MAX).read_to_end(&mut json).ok()?;
         let Format { id, xl } = serde_json::from_slice(&json).ok()?;
         let number = xl.sets.iter().position(|set| set.contains(&xl.this))?;
         Some((id, number))
     }
 
-    /// Name and folder of every bucket; what cannot be read is counted.
+    /// The name and folder of every bucket. Unreadable folders are counted in `skipped`.
     pub(super) fn buckets(&self, skipped: &mut u64) -> Vec<(String, PathBuf)> {
         let mut buckets = Vec::new();
         for folder in Folders::of(&self.path, skipped) {
@@ -135,14 +149,15 @@ impl Drive {
         buckets
     }
 
-    /// The evidence that every MinIO leaves that was ever started with a KMS: its configuration, its users and policies.
+    /// Adds the records of MinIO's own files: its configuration, users and policies. Every MinIO that was
+    /// ever started with a KMS has such files.
     pub(super) fn own_files(&self, samples: &mut Samples) {
         let config = self.path.join(SYSTEM).join("config");
         own_file(&config.join("config.json"), Scheme::Config, "config.json", samples);
         let mut waiting = VecDeque::from([config.join("iam")]);
-        let mut looked = 0;
-        while let Some(folder) = waiting.pop_front().filter(|_| looked < MOST_OWN) {
-            looked += 1;
+        let mut visited = 0;
+        while let Some(folder) = waiting.pop_front().filter(|_| visited < OWN_FOLDERS_MAX) {
+            visited += 1;
             let Some(path) = folder.strip_prefix(&config).ok().and_then(Path::to_str) else { continue };
             if !own_file(&folder, Scheme::Iam, path, samples) {
                 waiting.extend(Folders::of(&folder, &mut samples.tally.skipped).map(|entry| entry.path()));
@@ -151,9 +166,9 @@ impl Drive {
     }
 }
 
-/// Takes what a file below MinIO's `config` says of its key. False when the folder is that of none.
+/// Adds the record of a file below MinIO's `config`. False when the folder is no file's.
 fn own_file(folder: &Path, scheme: Scheme, path: &str, samples: &mut Samples) -> bool {
-    let bytes = match read(folder, |_| None, MOST_CONFIG) {
+    let bytes = match read(folder, |_| None, OWN_FILE_BYTES_MAX) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return false,
         Err(_) => {
@@ -177,7 +192,8 @@ fn own_file(folder: &Path, scheme: Scheme, path: &str, samples: &mut Samples) ->
     true
 }
 
-/// Whether something is mounted there, a bind mount included. Kernels before 5.8 do not say: there the device decides.
+/// Whether the path is a mount point, a bind mount included. Kernels before 5.8 have no attribute for mount
+/// points, so the device numbers decide there.
 fn is_mount_point(path: &Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
     let about = |path: &Path| statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS);
@@ -193,20 +209,21 @@ fn format_of(drive: &Path) -> PathBuf {
     drive.join(SYSTEM).join("format.json")
 }
 
-/// MinIO's own folder, `lost+found` and the like are none.
+/// Whether a folder's name can be a bucket's. MinIO's own folder and `lost+found` are no buckets.
 fn is_bucket(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
     !name.starts_with('.') && !name.is_empty() && name.bytes().all(allowed)
 }
 
-/// The metadata in an object's folder; nothing when it is no object's folder.
+/// The metadata in an object's folder; nothing when the folder is no object's.
 pub(super) fn metadata(folder: &Path) -> io::Result<Option<Vec<u8>>> {
-    read(folder, xl_meta::needed, FIRST)
+    read(folder, xl_meta::needed, FIRST_READ_BYTES)
 }
 
-/// `first` bytes of the file, and as many more as they say are needed.
+/// Reads `first` bytes of a folder's metadata file, and then up to the length that `needed` finds in those
+/// bytes.
 fn read(folder: &Path, needed: impl Fn(&[u8]) -> Option<u64>, first: u64) -> io::Result<Option<Vec<u8>>> {
-    let path = folder.join(FILE);
+    let path = folder.join(METADATA_FILE);
     match fs::symlink_metadata(&path) {
         // A link is not followed, and a pipe might never end.
         Ok(about) if !about.is_file() => return Ok(None),
@@ -217,12 +234,12 @@ fn read(folder: &Path, needed: impl Fn(&[u8]) -> Option<u64>, first: u64) -> io:
     let file = File::open(&path)?;
     let mut bytes = Vec::new();
     (&file).take(first).read_to_end(&mut bytes)?;
-    let more = needed(&bytes).unwrap_or(0).min(MOST).saturating_sub(bytes.len() as u64);
+    let more = needed(&bytes).unwrap_or(0).min(METADATA_BYTES_MAX).saturating_sub(bytes.len() as u64);
     (&file).take(more).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 
-/// The folders in a folder; links are none. What cannot be read is counted.
+/// The folders in a folder, without links. Unreadable folders are counted in `skipped`.
 pub(super) struct Folders<'a> {
     entries: Option<fs::ReadDir>,
     skipped: &'a mut u64,
@@ -233,7 +250,7 @@ pub(super) struct Folders<'a> {
 impl<'a> Folders<'a> {
     pub(super) fn of(folder: &Path, skipped: &'a mut u64) -> Self {
         let entries = fs::read_dir(folder);
-        // It may have been deleted a moment ago, which is nobody's fault.
+        // A missing folder was deleted since its parent was read, and is not counted.
         if entries.as_ref().is_err_and(|error| error.kind() != ErrorKind::NotFound) {
             *skipped += 1;
         }
@@ -251,7 +268,7 @@ impl Iterator for Folders<'_> {
                 Ok(_) => {}
                 Err(_) => {
                     *self.skipped += 1;
-                    // The rest of it cannot be read either.
+                    // After an error the rest of the folder cannot be read.
                     self.entries = None;
                 }
             }

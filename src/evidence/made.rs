@@ -1,8 +1,8 @@
-//! `xl.meta` by hand, for the tests: as real MinIO writes it.
+//! Files in the form that MinIO writes, made for the tests.
 
 use std::{fs, path::Path};
 
-/// A growing MessagePack text.
+/// A MessagePack text under construction.
 #[derive(Default)]
 pub(super) struct Pack(pub(super) Vec<u8>);
 
@@ -51,7 +51,7 @@ impl Pack {
     }
 }
 
-/// One version's body: an object of 1000 bytes in one part.
+/// The body of one version, an object of 1000 bytes in one part.
 pub(super) fn object(mtime: i64, shard: u64, system: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Pack::default().map(3).text("Type").uint(1).text("V2Obj").map(8);
     body = body.text("ID").bin(&[0; 16]).text("EcIndex").uint(shard);
@@ -69,7 +69,7 @@ pub(super) fn delete_marker(mtime: i64) -> Vec<u8> {
     body.text("ID").bin(&[0; 16]).text("MTime").int(mtime).0
 }
 
-/// A whole file, with inline data.
+/// A whole `xl.meta` with inline data.
 pub(super) fn file(versions: &[Vec<u8>], inline: &[u8]) -> Vec<u8> {
     let mut block = Pack::default().uint(3).uint(3).uint(versions.len() as u64);
     for version in versions {
@@ -82,7 +82,7 @@ pub(super) fn file(versions: &[Vec<u8>], inline: &[u8]) -> Vec<u8> {
     file
 }
 
-/// What SSE-KMS writes; the text is base64.
+/// The metadata of SSE-KMS. `sealed` is base64.
 pub(super) fn sse_kms<'a>(key: &'a str, sealed: &'a str) -> [(&'static str, &'a [u8]); 3] {
     [
         ("X-Minio-Internal-Server-Side-Encryption-S3-Kms-Key-Id", key.as_bytes()),
@@ -91,7 +91,7 @@ pub(super) fn sse_kms<'a>(key: &'a str, sealed: &'a str) -> [(&'static str, &'a 
     ]
 }
 
-/// The start of a `config.json` that was sealed.
+/// The start of a sealed `config.json`.
 pub(super) fn config(key: &str, sealed: &str) -> Vec<u8> {
     let json = format!(r#"{{"keyid":"{key}","kmskey":"{sealed}","algorithm":"AES-256-GCM","nonce":"x"}}"#);
     let mut data = vec![0xaa; 32];
@@ -108,7 +108,7 @@ pub(super) fn put(drive: &Path, folder: &str, bytes: &[u8]) {
     fs::write(folder.join("xl.meta"), bytes).expect("a temporary file must be written");
 }
 
-/// Makes it a drive that MinIO has used.
+/// Makes a directory a drive that MinIO has used.
 pub(super) fn format(drive: &Path) {
     let system = drive.join(".minio.sys");
     fs::create_dir_all(&system).expect("a temporary folder must be made");

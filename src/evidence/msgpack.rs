@@ -1,6 +1,7 @@
-//! As much of MessagePack as MinIO's metadata needs: one value after the other out of a slice, and never beyond it.
+//! A reader of the MessagePack in MinIO's metadata: one value after the other from a slice, never beyond its
+//! end.
 
-/// One value. Of an array or a map only the head: what is in it follows.
+/// One value. Arrays and maps are heads with a count; their values follow.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
     Nil,
@@ -10,11 +11,11 @@ pub(super) enum Value<'a> {
     Bin(&'a [u8]),
     Array(u32),
     Map(u32),
-    /// A boolean, a float or an extension: of no interest here.
+    /// A boolean, a float or an extension, none of which the metadata needs.
     Other,
 }
 
-/// Reads values from the start of a slice; nothing when they are malformed, cut short or of another type.
+/// A reader of values from the start of a slice. A malformed, short or differently typed value gives nothing.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
@@ -39,7 +40,7 @@ impl<'a> Reader<'a> {
             0x90..=0x9f => Value::Array((tag & 0x0f).into()),
             0xa0..=0xbf => Value::Str(self.take((tag & 0x1f).into())?),
             0xc0 => Value::Nil,
-            // The one tag that means nothing.
+            // 0xc1 is the only tag that MessagePack never uses.
             0xc1 => return None,
             0xc2 | 0xc3 => Value::Other,
             0xc4..=0xc6 => Value::Bin(self.run(1 << (tag - 0xc4))?),
@@ -59,7 +60,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Passes over one value with all that is in it: by counting, so that no depth of nesting matters.
+    /// Skips one value with the values inside. Counting instead of recursion makes any depth of nesting safe.
     pub(super) fn skip(&mut self) -> Option<()> {
         let mut left: u64 = 1;
         while left > 0 {
@@ -89,7 +90,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Text or bytes; Go writes both for what is bytes to us.
+    /// The bytes of a str or bin, because Go writes either; nil is empty.
     pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
         match self.value()? {
             Value::Str(bytes) | Value::Bin(bytes) => Some(bytes),
@@ -98,7 +99,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// How many pairs follow; a map that is not there has none.
+    /// The number of pairs that follow; 0 for nil.
     pub(super) fn map(&mut self) -> Option<u32> {
         match self.value()? {
             Value::Map(count) => Some(count),
@@ -117,7 +118,7 @@ impl<'a> Reader<'a> {
         self.take(count).map(|_| Value::Other)
     }
 
-    /// Bytes that follow a length of this width.
+    /// The bytes after a length of `width` bytes.
     fn run(&mut self, width: usize) -> Option<&'a [u8]> {
         let length = self.length(width)?;
         self.take(length)

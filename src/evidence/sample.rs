@@ -1,7 +1,9 @@
-//! A bounded look at the drives: a little of every bucket, the oldest and the newest first, and an answer in seconds.
+//! A bounded reading of the drives: some objects of every bucket, the oldest and the newest first, within
+//! seconds.
 //!
-//! A folder's time of change tells about when its object was written, so that of a large folder the two ends are read. Buckets
-//! take turns, and in each the first look goes down to an object at once.
+//! A folder's time of change is about the time of its object, so the oldest and newest folders of a large
+//! folder are read. Buckets take turns. In each bucket the walk reaches an object first, and widens
+//! afterwards.
 
 use super::{
     Samples,
@@ -17,20 +19,23 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How much may be read.
+/// The limits of a reading of drives, all drives together. The default is 2000 files, 64 MiB and 2 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Files that are read, or cannot be read, at most.
     pub files: u64,
+    /// Bytes that are read at most.
     pub bytes: u64,
+    /// The time of the reading.
     pub time: Duration,
 }
 
-/// How many folders of one folder are looked at, from either end.
-const ENDS: usize = 256;
-/// How many folders of a bucket may wait; what is beyond is not looked at.
-const MAX_WAITING: usize = 4096;
+/// Folders in one folder that are visited at each end of time, at most.
+const FOLDERS_PER_END_MAX: usize = 256;
+/// Folders of a bucket that wait at most. Further folders are not visited.
+const WAITING_FOLDERS_MAX: usize = 4096;
 
-/// Looks at every drive, within the limits.
+/// Reads every drive within the limits. MinIO's own files are read whatever the limits.
 pub fn sample(drives: &[PathBuf], limits: &Limits, clock: &Clock) -> Samples {
     let (seen, samples) = (HashSet::new(), Samples::default());
     let mut walk = Walk { limits, clock, since: clock.now(), seen, samples };
@@ -52,7 +57,7 @@ struct Walk<'a> {
     limits: &'a Limits,
     clock: &'a Clock,
     since: Instant,
-    /// `BUCKET/OBJECT` of what was read, on whichever drive.
+    /// `BUCKET/OBJECT` of each object that was read on any drive.
     seen: HashSet<PathBuf>,
     samples: Samples,
 }
@@ -128,9 +133,9 @@ impl Walk<'_> {
         }
     }
 
-    /// The names of folders in a folder, from both ends of time by turns.
+    /// The names of the oldest and newest folders in a folder, by turns.
     fn ends(&mut self, folder: &Path) -> Vec<OsString> {
-        // No folder, however large, takes all the time that is left.
+        // One folder takes a quarter of the remaining time at most.
         let until = self.clock.now() + self.left() / 4;
         let (mut oldest, mut newest) = (BTreeSet::new(), BTreeSet::new());
         for entry in Folders::of(folder, &mut self.samples.tally.skipped) {
@@ -138,10 +143,10 @@ impl Walk<'_> {
             let child = (changed.unwrap_or(SystemTime::UNIX_EPOCH), entry.file_name());
             oldest.insert(child.clone());
             newest.insert(child);
-            if oldest.len() > ENDS {
+            if oldest.len() > FOLDERS_PER_END_MAX {
                 oldest.pop_last();
                 newest.pop_first();
-                // Some in the middle may be left out.
+                // Folders in the middle of time may be left out.
                 self.samples.cut_short = true;
             }
             if self.clock.now() > until {
@@ -153,7 +158,7 @@ impl Walk<'_> {
     }
 }
 
-/// The oldest, the newest, the second oldest, and so on; each once.
+/// The names in the order oldest, newest, second oldest and so on, each once.
 fn by_turns<T: Ord>(oldest: BTreeSet<(T, OsString)>, newest: BTreeSet<(T, OsString)>) -> Vec<OsString> {
     let mut seen = HashSet::new();
     let pairs = oldest.into_iter().zip(newest.into_iter().rev());
@@ -164,11 +169,12 @@ fn by_turns<T: Ord>(oldest: BTreeSet<(T, OsString)>, newest: BTreeSet<(T, OsStri
 // === impl Branch ===
 
 impl Branch {
-    /// The two ends go first, so that an object is soon found; the others wait for their turn. Whether some cannot.
+    /// Queues the children of a folder, the oldest and the newest child first, so that an object is soon
+    /// found. True when some children find no room.
     fn wait(&mut self, folder: &Path, children: Vec<OsString>) -> bool {
         let mut children = children.into_iter().map(|name| folder.join(name));
         let first: Vec<_> = children.by_ref().take(2).collect();
-        let room = MAX_WAITING.saturating_sub(self.waiting.len());
+        let room = WAITING_FOLDERS_MAX.saturating_sub(self.waiting.len());
         self.waiting.extend(children.by_ref().take(room));
         let no_room = children.next().is_some();
         first.into_iter().rev().for_each(|child| self.waiting.push_front(child));

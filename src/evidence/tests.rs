@@ -1,4 +1,4 @@
-//! Verdicts, and both walks over drives that are made by hand.
+//! Tests of verdicts, and of both walks over drives that [`super::made`] makes.
 
 use super::{
     made::{config, delete_marker, file, format, object, put, sse_kms},
@@ -14,12 +14,12 @@ fn temporary() -> TempDir {
     TempDir::new().expect("a temporary folder must be made")
 }
 
-/// One record a second, each with a ciphertext of its own.
+/// Records of `count` objects, each with another ciphertext.
 fn records(count: i64) -> Samples {
     records_of(count, count)
 }
 
-/// The same of so many objects, in turns: the others are versions of them.
+/// Records of `objects` objects in turns: further records are versions of the same objects.
 fn records_of(count: i64, objects: i64) -> Samples {
     let mut samples = Samples::default();
     for mtime in 1..=count {
@@ -30,7 +30,8 @@ fn records_of(count: i64, objects: i64) -> Samples {
     samples
 }
 
-/// `y` for each record that opens, the oldest first; `n` for one that does not, `?` when nobody knows.
+/// The verdict on records, the oldest first: `y` opens, `n` does not open, `?` could not be tried, any other
+/// has no key.
 fn verdict_of(results: &str) -> Verdict {
     let samples = records(results.len() as i64);
     let findings = judge(&samples, |_, ciphertext, _| {
@@ -122,7 +123,7 @@ fn a_drive_says_what_it_is() {
     assert!(samples.drives[0].state == State::Bare && !samples.is_new() && !samples.keys.is_empty());
 }
 
-/// A drive with something of everything: eight files to read, of which four have a record of `k`, and two are damaged.
+/// A drive with eight files, of which four have a record of `k`, and two are damaged.
 fn drive() -> TempDir {
     let dir = temporary();
     let drive = dir.path();
@@ -161,7 +162,7 @@ fn a_sample_finds_the_keys_of_every_bucket() {
         r#"{"docs":"docs/versions"}"#,
     ];
     assert_eq!(contexts(&samples, "k"), wanted);
-    // Objects within objects are left to the census.
+    // Only the census reads objects within objects.
     assert_eq!((samples.tally.files, samples.tally.skipped), (7, 2));
     assert!(!samples.cut_short);
 }
@@ -172,7 +173,7 @@ fn the_drives_of_a_set_are_read_once() {
     let drives = [first.path().to_owned(), second.path().to_owned()];
     let samples = sample(&drives, &Limits::default(), &Clock::system());
     assert_eq!(samples.keys["bucket-key"].seen, 1);
-    // What is damaged on one drive is looked for on the other.
+    // An object that is damaged on one drive is read on the other.
     assert_eq!(samples.tally.skipped, 4);
     let census = census(&drives);
     assert_eq!(census.buckets["docs"].sse_kms.objects, 3);
@@ -187,7 +188,7 @@ fn limits_end_a_sample() {
     assert!(samples.cut_short && samples.tally.files <= 4, "{samples:?}");
     let limits = Limits { time: Duration::ZERO, ..Limits::default() };
     let samples = sample(&drives, &limits, &Clock::system());
-    // What every MinIO leaves is read in any case.
+    // MinIO's own files are read whatever the limits.
     assert!(samples.cut_short && samples.tally.files == 1, "{samples:?}");
 }
 

@@ -1,4 +1,5 @@
-//! `xl.meta`: what a drive says of one object's versions, from any bytes, without a panic and without much memory.
+//! The parser of `xl.meta`, the metadata of one object's versions. Any bytes are parsed without a panic and
+//! without much memory.
 //!
 //! ```text
 //! "XL2 " u16 major=1 u16 minor=3 · bin{ header version=3, meta version=3, N, N × (bin header, bin version) }
@@ -11,71 +12,91 @@ use crate::go::json::{self, Kind as Member, Wanted};
 /// One version of an object.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Version {
-    /// Nanoseconds since 1970.
+    /// The time of the version, in nanoseconds since 1970.
     pub mtime: i64,
+    /// The kind of the version.
     pub kind: Kind,
-    /// As stored: sealed data is a little longer than what the client sent.
+    /// The stored bytes. Sealed data is a little longer than the client's data.
     pub size: u64,
+    /// The number of parts.
     pub parts: u32,
-    /// Which shard of the data this drive has; 1 is the first.
+    /// The number of the drive's shard of the data; 1 is the first.
     pub shard: u64,
+    /// The encryption of the data.
     pub encryption: Encryption,
 }
 
+/// The kind of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// An object.
     Object,
+    /// A delete marker.
     DeleteMarker,
-    /// What this program does not know.
+    /// An unknown kind.
     Other,
 }
 
-/// How a version's data is encrypted.
+/// The encryption of a version's data.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Encryption {
+    /// No encryption.
     Plain,
-    /// With a key that only the client has.
+    /// SSE-C, with a key that only the client has.
     SseC,
+    /// SSE-S3, with the default EK.
     SseS3(Box<Sealed>),
+    /// SSE-KMS, with a named EK.
     SseKms(Box<Sealed>),
-    /// In a way that this program does not know.
+    /// An unknown encryption.
     Unknown,
 }
 
-/// A data key that a KMS sealed.
+/// A DEK that a KMS sealed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sealed {
+    /// The name of the EK, 1 to 256 bytes.
     pub key_name: String,
+    /// The sealed DEK, never empty.
     pub ciphertext: Vec<u8>,
-    /// The client's own context, JSON; empty when it gave none. `context::of_object` makes the whole of it.
+    /// The client's own context in JSON, or empty. `context::of_object` makes the whole context.
     pub client_context: Vec<u8>,
 }
 
-/// Why the bytes were not used.
+/// The reason that bytes are not parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
+    /// The magic number is missing.
     #[error("it does not start as xl.meta does")]
     NoXlMeta,
+    /// The file's, header's or metadata's version is unknown.
     #[error("it is of a version that this program does not know")]
     UnknownVersion,
+    /// The bytes end early or are damaged.
     #[error("it is cut short or damaged")]
     Malformed,
 }
 
-const PREFIX: &[u8] = b"X-Minio-Internal-Server-Side-Encryption-";
-const ARN: &str = "arn:aws:kms:";
-/// Longer than any name a KMS takes.
-const MAX_NAME: usize = 256;
-/// The bitrot hash before inline data.
-const HASH: usize = 32;
+/// The prefix of metadata about encryption.
+const ENCRYPTION_PREFIX: &[u8] = b"X-Minio-Internal-Server-Side-Encryption-";
+/// The prefix that MinIO adds to the names of keys in some places.
+const KEY_ARN_PREFIX: &str = "arn:aws:kms:";
+/// Bytes of a key's name at most, more than any KMS takes.
+const KEY_NAME_BYTES_MAX: usize = 256;
+/// Bytes of the bitrot hash before inline data.
+const HASH_BYTES: usize = 32;
 
-/// All versions, the newest first. What follows the metadata block need not be there.
+/// Parses all versions, the newest first. The bytes may end after the metadata block.
+///
+/// # Errors
+/// When the bytes are no `xl.meta`, of an unknown version, cut short or damaged.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Version>, Unreadable> {
     let (block, _) = split(bytes)?;
     versions(block)
 }
 
-/// How many bytes of the file are needed to parse it, when its first bytes say so.
+/// The number of bytes that [`parse`] needs, from the file's first bytes; nothing when these are too few or
+/// of another form.
 pub fn needed(start: &[u8]) -> Option<u64> {
     let rest = start.get(8..)?;
     let (width, length) = match rest.first()? {
@@ -87,23 +108,27 @@ pub fn needed(start: &[u8]) -> Option<u64> {
     Some(8 + 1 + width + length)
 }
 
-/// What one drive shows of a file of MinIO's own.
+/// One of MinIO's own files, as far as one drive shows the file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Own {
-    /// When it was written, and the data key that it was sealed with.
+    /// A sealed file: the time of writing in nanoseconds since 1970, and the sealed DEK.
     Sealed(i64, Sealed),
-    /// It is sealed, as far as this drive shows, and the drive with its first shard names the key.
+    /// A file that may be sealed, and whose first shard, which names the key, is on another drive.
     Elsewhere,
-    /// It is not sealed, or was deleted.
+    /// A file that is not sealed, or was deleted.
     Plain,
 }
 
-/// Reads a file of MinIO's own, such as `config.json`: only the drive with the first shard has its sealed data key.
+/// Reads one of MinIO's own files, such as `config.json`. Only the drive with the first shard has the sealed
+/// DEK.
+///
+/// # Errors
+/// As [`parse`].
 pub fn own(bytes: &[u8]) -> Result<Own, Unreadable> {
     let (block, rest) = split(bytes)?;
     let newest = versions(block)?.into_iter().next();
     let Some(newest) = newest.filter(|newest| newest.kind == Kind::Object) else { return Ok(Own::Plain) };
-    let data = inline(rest).and_then(|data| data.get(HASH..)).unwrap_or_default();
+    let data = inline(rest).and_then(|data| data.get(HASH_BYTES..)).unwrap_or_default();
     let sealed = if newest.shard == 1 { sealed_at_start(data) } else { None };
     Ok(match sealed {
         Some(sealed) => Own::Sealed(newest.mtime, sealed),
@@ -112,7 +137,7 @@ pub fn own(bytes: &[u8]) -> Result<Own, Unreadable> {
     })
 }
 
-/// What is not sealed is JSON, padded with zeros where it is cut into shards.
+/// Whether a shard is text. A file that is not sealed is JSON, padded with zeros when cut into shards.
 fn is_text(data: &[u8]) -> bool {
     std::str::from_utf8(data).is_ok_and(|text| {
         text.trim_end_matches('\0')
@@ -121,7 +146,7 @@ fn is_text(data: &[u8]) -> bool {
     })
 }
 
-/// The metadata block, and what follows it.
+/// The metadata block, and a reader of the bytes after the block.
 fn split(bytes: &[u8]) -> Result<(&[u8], Reader<'_>), Unreadable> {
     let rest = bytes.strip_prefix(b"XL2 ").ok_or(Unreadable::NoXlMeta)?;
     let (version, rest) = rest.split_at_checked(4).ok_or(Unreadable::Malformed)?;
@@ -140,7 +165,7 @@ fn versions(block: &[u8]) -> Result<Vec<Version>, Unreadable> {
     if (header, meta) != (3, 3) {
         return Err(Unreadable::UnknownVersion);
     }
-    // Nothing is set aside for `count`: it is only what the bytes say.
+    // No memory is reserved for `count`, because damaged bytes may give any number.
     let mut found = Vec::new();
     for _ in 0..count {
         let body = reader.bytes().and_then(|_header| reader.bytes());
@@ -170,14 +195,14 @@ fn version(body: &[u8]) -> Option<Version> {
             _ => reader.skip()?,
         }
     }
-    // An object of another form is none that we know.
+    // An object without `V2Obj` is in an unknown form.
     if version.kind == Kind::Object && !described {
         version.kind = Kind::Other;
     }
     Some(version)
 }
 
-/// The inline data of the object without versions.
+/// The inline data of the version `null`.
 fn inline(mut rest: Reader<'_>) -> Option<&[u8]> {
     let _checksum = rest.uint()?;
     if rest.byte()? != 1 {
@@ -192,7 +217,7 @@ fn inline(mut rest: Reader<'_>) -> Option<&[u8]> {
     None
 }
 
-/// MinIO's own files start with the sealed data key: 0x01, a length, JSON.
+/// The sealed DEK at the start of one of MinIO's own files: 0x01, a little-endian length of 4 bytes, JSON.
 fn sealed_at_start(data: &[u8]) -> Option<Sealed> {
     const WANTED: Wanted = &[("keyid", Member::Text), ("kmskey", Member::Bytes)];
     let (mark, rest) = data.split_first()?;
@@ -207,12 +232,12 @@ fn sealed_at_start(data: &[u8]) -> Option<Sealed> {
 
 fn sealed(key_name: &[u8], ciphertext: Vec<u8>, client_context: Vec<u8>) -> Option<Sealed> {
     let name = std::str::from_utf8(key_name).ok()?;
-    let name = name.strip_prefix(ARN).unwrap_or(name);
-    let usable = !name.is_empty() && name.len() <= MAX_NAME && !ciphertext.is_empty();
+    let name = name.strip_prefix(KEY_ARN_PREFIX).unwrap_or(name);
+    let usable = !name.is_empty() && name.len() <= KEY_NAME_BYTES_MAX && !ciphertext.is_empty();
     usable.then(|| Sealed { key_name: name.to_owned(), ciphertext, client_context })
 }
 
-/// What `MetaSys` says of encryption.
+/// The members of `MetaSys` about encryption.
 #[derive(Default)]
 struct Seals<'a> {
     key_name: &'a [u8],
@@ -221,7 +246,7 @@ struct Seals<'a> {
     by_s3: bool,
     by_kms: bool,
     by_client: bool,
-    /// Anything else of encryption.
+    /// Whether any other member about encryption is there.
     other: bool,
 }
 
@@ -258,7 +283,7 @@ fn encryption(reader: &mut Reader<'_>) -> Option<Encryption> {
     let mut seals = Seals::default();
     for _ in 0..reader.map()? {
         let name = reader.bytes()?;
-        match name.strip_prefix(PREFIX) {
+        match name.strip_prefix(ENCRYPTION_PREFIX) {
             Some(name) => seals.take(name, reader.bytes()?),
             None => reader.skip()?,
         }

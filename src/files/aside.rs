@@ -1,32 +1,35 @@
-//! What blocks is done aside, on a thread of its own and for a bounded time: a file system that hangs holds up nobody else.
+//! Blocking work on a separate thread, with a bound, so that a hanging file system delays no other part.
 
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
-/// Does one thing at a time: what hangs leaves one thread behind, however often it is tried again.
+/// Runs one piece of work at a time. Work that hangs occupies one thread, however often the caller retries.
 pub struct Blocking {
     turn: Arc<Semaphore>,
-    patience: Duration,
+    timeout: Duration,
 }
 
-/// It was not done in time.
+/// The error of work that was not done in time.
 #[derive(Debug, thiserror::Error)]
 #[error("reading and writing files took longer than {}s: does their file system hang?", .0.as_secs())]
 pub struct Hangs(Duration);
 
-/// How long one thing may take, the wait for its turn included.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The bound of one piece of work, the wait for its turn included.
+const WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 // === impl Blocking ===
 
 impl Default for Blocking {
     fn default() -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)), patience: PATIENCE }
+        Self { turn: Arc::new(Semaphore::new(1)), timeout: WORK_TIMEOUT }
     }
 }
 
 impl Blocking {
-    /// What `work` returns; a panic in it is the caller's.
+    /// The result of `work`, which runs on another thread. A panic of `work` goes on in the caller.
+    ///
+    /// # Errors
+    /// When the work, with the wait for earlier work, takes longer than 5 s.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -40,13 +43,13 @@ impl Blocking {
             };
             tokio::task::spawn_blocking(blocking).await
         };
-        match tokio::time::timeout(self.patience, done).await {
+        match tokio::time::timeout(self.timeout, done).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Hangs(self.patience)),
+                Err(_) => Err(Hangs(self.timeout)),
             },
-            Err(_) => Err(Hangs(self.patience)),
+            Err(_) => Err(Hangs(self.timeout)),
         }
     }
 }
@@ -58,7 +61,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_hangs_is_given_up_and_nothing_piles_up_behind_it() {
-        let hasty = Blocking { patience: Duration::from_millis(50), ..Blocking::default() };
+        let hasty = Blocking { timeout: Duration::from_millis(50), ..Blocking::default() };
         let (release, hanging) = std::sync::mpsc::channel::<()>();
         assert!(hasty.run(move || hanging.recv().is_ok()).await.is_err());
         let begun = Arc::new(AtomicBool::new(false));

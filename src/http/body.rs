@@ -1,13 +1,18 @@
-//! Bodies of answers: whole bytes, or a stream of lines.
+//! Bodies: answers of whole bytes or a stream of lines, and the unwanted rest of requests.
 
 use super::budget::Busy;
-use http_body_util::Full;
-use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response,
+    body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
+    header,
+};
 use std::{
     convert::Infallible,
     pin::Pin,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::sync::mpsc;
 
@@ -24,15 +29,15 @@ enum Content {
     Lines(mpsc::Receiver<Bytes>),
 }
 
-/// Bytes that keep the connection busy until the last of them is sent. An HTTP/2 client decides how many bytes it takes at
-/// a time.
+/// Bytes that keep the connection busy until the last of them is sent. An HTTP/2 client decides how many
+/// bytes are sent at a time.
 struct Sending {
     bytes: Bytes,
     _busy: Busy,
 }
 
-/// Lines for the present listeners, without history. A listener that does not read loses lines, and costs neither
-/// memory nor time.
+/// Lines for the present listeners, without history. A listener that does not read loses lines, and costs
+/// neither memory nor time.
 #[derive(Default)]
 pub struct Feed {
     listeners: Mutex<Listeners>,
@@ -48,6 +53,10 @@ struct Listeners {
 const WAITING_LINES_MAX: usize = 256;
 /// Listeners at once, at most. A further listener replaces the oldest.
 const LISTENERS_MAX: usize = 64;
+/// Bytes of an unwanted body that are read at most.
+const DISCARDED_BYTES_MAX: usize = 256 * 1024;
+/// The bound of reading an unwanted body.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 // === impl Body ===
 
@@ -119,7 +128,8 @@ impl HttpBody for Body {
 // === impl Feed ===
 
 impl Feed {
-    /// A body of the lines from now on, until the feed is closed. The oldest of 64 listeners is ended for a further one.
+    /// A body of the lines from now on, until the feed is closed. The oldest of 64 listeners is ended for a
+    /// further one.
     pub fn listen(&self) -> Body {
         let (sender, receiver) = mpsc::channel(WAITING_LINES_MAX);
         let mut listeners = self.lock();
@@ -133,7 +143,8 @@ impl Feed {
         Body { content: Content::Lines(receiver), _busy: None }
     }
 
-    /// Sends a line, and returns the number of listeners that take the line. Without listeners, `line` is not called.
+    /// Sends a line, and returns the number of listeners that take the line. Without listeners, `line` is not
+    /// called.
     pub fn send(&self, line: impl FnOnce() -> String) -> usize {
         let mut listeners = self.lock();
         if listeners.senders.is_empty() {
@@ -154,4 +165,35 @@ impl Feed {
     fn lock(&self) -> MutexGuard<'_, Listeners> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads the rest of a request's body, for 1 s and 256 KiB at most.
+///
+/// A client that is refused while sending would otherwise see a reset or a closed connection in place of the
+/// answer.
+pub async fn discard(request: &mut Request<Incoming>) {
+    if request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let body = request.body_mut();
+    let rest = async {
+        let mut left = DISCARDED_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, |data| data.len());
+            left = match left.checked_sub(length) {
+                Some(left) => left,
+                None => return,
+            };
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
+}
+
+/// The answer to HEAD: the length of the answer to GET, without the body.
+pub(super) fn without_body(mut answer: Response<Body>) -> Response<Body> {
+    if let Some(length) = answer.body().size_hint().exact() {
+        answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    *answer.body_mut() = Body::default();
+    answer
 }

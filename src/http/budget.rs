@@ -1,8 +1,9 @@
 //! The budget of connections: their number, their idle time, and the eviction of idle ones.
 //!
-//! A full server closes the connection that has been idle longest, so that a new client always gets in. A connection with
-//! a request under way is never closed for a new client. A connection whose client does not read its answer counts as
-//! idle, and is closed: an HTTP/2 client may announce a window of 0, and would hold the connection for ever.
+//! A full server closes the connection that has been idle longest, so that a new client always gets in. A
+//! connection with a request under way is never closed for a new client. A connection whose client does not
+//! read its answer counts as idle, and is closed: an HTTP/2 client may announce a window of 0, and would hold
+//! the connection for ever.
 
 use crate::clock::{Clock, Instant};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -16,7 +17,8 @@ use std::{
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// The bound of an HTTP/1.1 request's headers, from the connection's start or the request's first byte (as KES).
+/// The bound of an HTTP/1.1 request's headers, from the connection's start or the request's first byte (as
+/// KES).
 pub(super) const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time that a connection may be idle (as KES).
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -118,8 +120,8 @@ impl Budget {
 // === impl Slot ===
 
 impl Slot {
-    /// Trades the slot for one of the closing connections. False when none of those is free: the connection then ends
-    /// without a graceful shutdown.
+    /// Trades the slot for one of the closing connections. False when none of those is free: the connection
+    /// then ends without a graceful shutdown.
     pub(super) fn leave(&mut self) -> bool {
         let Ok(permit) = self.budget.closing.clone().try_acquire_owned() else { return false };
         self._permit = permit;

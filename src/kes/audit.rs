@@ -1,7 +1,8 @@
 //! The audit trail and the log streams: one line for each change of a key, and for each refused request.
 //!
-//! Audit lines go to stdout. Each line is written whole, so that a log rotation never sees half a line. A reader that
-//! stops reading loses lines and never delays the API; lost lines are counted. Text lines are logfmt, as KES writes them.
+//! Audit lines go to stdout. Each line is written whole, so that a log rotation never sees half a line. A
+//! reader that stops reading loses lines and never delays the API; lost lines are counted. Text lines are
+//! logfmt, as KES writes them.
 
 use super::{
     Peer,

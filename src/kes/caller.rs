@@ -4,7 +4,7 @@ use super::refusal::Refusal;
 use crate::identity::{Certificate, Identity};
 use rustls::pki_types::CertificateDer;
 
-/// The caller, as far as the certificates of the connection say.
+/// The caller, by the certificates of the connection.
 pub enum Caller {
     /// The client showed one certificate that is no CA's.
     Known(Identity),
@@ -19,8 +19,8 @@ pub enum Caller {
 impl Caller {
     /// The caller of a connection, from the client's certificates, leaf first.
     ///
-    /// Only the leaf gives the identity, because the handshake proves the leaf's key only. KES takes any single non-CA
-    /// certificate of the chain; honest clients see no difference.
+    /// Only the leaf gives the identity, because the handshake proves the leaf's key only. KES takes any
+    /// single non-CA certificate of the chain; honest clients see no difference.
     pub fn of(chain: &[CertificateDer<'_>]) -> Self {
         let Some((leaf, others)) = chain.split_first() else { return Self::NoCertificate };
         let Ok(Certificate { identity, is_ca: false }) = Certificate::parse(leaf) else {

@@ -80,8 +80,8 @@ async fn ready(state: &State) -> Answer {
     state.keyring.status().await.map(|_| empty()).map_err(Refusal::NotReady)
 }
 
-/// The status. A failing store sets both `keystore_unreachable` and `keystore_unavailable`: clients reject one without
-/// the other.
+/// The status. A failing store sets both `keystore_unreachable` and `keystore_unavailable`: clients reject
+/// one without the other.
 async fn status(parts: &Parts, state: &State) -> Response<Body> {
     let store = match state.keyring.status().await {
         Ok(latency) => format!(",\"keystore_latency\":{}", latency.as_millis().max(1)),
@@ -152,8 +152,9 @@ async fn import(
     Ok(changed(Change::Imported(name)))
 }
 
-/// Refuses a name that the API may not create, with the answer of a failing store: MinIO then ends with an error, and
-/// would start without the key after a 403 or `key already exists`. A name that is held passes, for the keyring to refuse.
+/// Refuses a name that the API may not create, with the answer of a failing store: MinIO then ends with an
+/// error, and would start without the key after a 403 or `key already exists`. A name that is held passes,
+/// for the keyring to refuse.
 fn may_be_made(parts: &Parts, state: &State, name: &Name) -> Result<(), Refusal> {
     if parts.settings.makeable.allows(name) || state.keyring.held(name.as_str()).is_some() {
         return Ok(());
@@ -211,8 +212,8 @@ async fn generate(
     request: &mut Request<Incoming>,
 ) -> Answer {
     let name = key_name(name)?;
-    // No body at all means an empty context. A body without bytes is a client's mistake: sealing for an empty context
-    // would then make an object that nobody can read.
+    // No body at all means an empty context. A body without bytes is a client's mistake: sealing for an empty
+    // context would then make an object that nobody can read.
     let members = match request.body().is_end_stream() {
         true => None,
         false => Some(members(route, request, messages::GENERATE).await?),
@@ -273,8 +274,8 @@ async fn load(state: &State, name: &Name) -> Result<Arc<Held>, Refusal> {
     state.keyring.get(name).await.map_err(|error| Refusal::of(Doing::Read, error))
 }
 
-/// The key, if the key may seal. A lost key does not seal, because nobody could open the result after a restart. A stale
-/// key does not seal.
+/// The key, if the key may seal. A lost key does not seal, because nobody could open the result after a
+/// restart. A stale key does not seal.
 fn sealing(parts: &Parts, held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
     match () {
         () if held.lost && !parts.settings.seal_lost => Err(Refusal::KeyLost),
@@ -288,8 +289,8 @@ fn opening(parts: &Parts, held: Arc<Held>) -> Result<Arc<Held>, Refusal> {
     if held.may_open(&parts.settings.limits, parts.clock.boot()) { Ok(held) } else { Err(Refusal::Stale) }
 }
 
-/// The body up to the route's limit; nothing when the connection broke. Bytes beyond the limit are no error, because a
-/// JSON value that ends within the limit counts.
+/// The body up to the route's limit; nothing when the connection broke. Bytes beyond the limit are no error,
+/// because a JSON value that ends within the limit counts.
 async fn body(route: &Route, request: &mut Request<Incoming>) -> Option<Zeroizing<Vec<u8>>> {
     let body = request.body_mut();
     let announced =
@@ -361,7 +362,8 @@ fn describe_identity(policies: &Policies, name: &str) -> Answer {
     Ok(json(format!("{{\"policy\":{}{}}}\n", go::quoted(policy), made(policies))))
 }
 
-/// The caller's identity and policy, with `policy`, `allow` and `deny` at the top level, where the KES SDK reads them.
+/// The caller's identity and policy, with `policy`, `allow` and `deny` at the top level, where the KES SDK
+/// reads them.
 fn self_describe(policies: &Policies, peer: &Peer) -> Answer {
     let identity = peer.caller.identity().map_err(|_| Refusal::IdentityMissing)?;
     if policies.is_admin(identity) {

@@ -1,7 +1,8 @@
 //! Policies of identities, with KES's verdicts.
 //!
-//! A pattern that ends in `*` is a prefix, across slashes. Any other pattern is an exact path. A `*`, `?` or `[` elsewhere
-//! matches only itself, so a deny rule with one inside protects nothing: such a rule is warned about, never reinterpreted.
+//! A pattern that ends in `*` is a prefix, across slashes. Any other pattern is an exact path. A `*`, `?` or
+//! `[` elsewhere matches only itself, so a deny rule with one inside protects nothing: such a rule is warned
+//! about, never reinterpreted.
 
 use super::{
     caller::Caller,
@@ -11,7 +12,8 @@ use super::{
 use crate::{identity::Identity, names::Name};
 use std::collections::BTreeMap;
 
-/// Paths that MinIO's identity may call: those that a MinIO server calls (see minio-kms-client), and none of an admin's.
+/// Paths that MinIO's identity may call: those that a MinIO server calls (see minio-kms-client), and none of
+/// an admin's.
 pub const MINIO: &[&str] = &[
     "/version",
     "/v1/status",
@@ -30,8 +32,8 @@ pub enum Makeable {
     /// Every name.
     #[default]
     Any,
-    /// Every name but the default EK's: a person or the gate creates the default EK. MinIO would create another key under
-    /// the name of a missing one.
+    /// Every name but the default EK's: a person or the gate creates the default EK. MinIO would create
+    /// another key under the name of a missing one.
     AllBut(Name),
     /// Names that match one of these patterns. Patterns match as in policies.
     These(Vec<String>),
@@ -93,7 +95,8 @@ impl Policies {
     /// Checks that the caller may use the route on the decoded path. `open` lets every caller pass.
     ///
     /// # Errors
-    /// `NoCertificate` or `TooManyCertificates` when the caller has no identity; `NotAllowed` when no policy allows the path.
+    /// `NoCertificate` or `TooManyCertificates` when the caller has no identity; `NotAllowed` when no policy
+    /// allows the path.
     pub fn check(&self, route: &Route, open: bool, path: &str, caller: &Caller) -> Result<(), Refusal> {
         if open || matches!(route.op, Op::Version | Op::SelfDescribe) {
             return Ok(());

@@ -1,4 +1,5 @@
-//! Refusals of requests, with their statuses. No other place picks a status. The texts are KES's, byte for byte.
+//! Refusals of requests, with their statuses. No other place picks a status. The texts are KES's, byte for
+//! byte.
 
 use crate::{cause::Finding, crypto::NotAuthentic, http::Body, store::Error};
 use hyper::{
@@ -178,8 +179,8 @@ pub fn not_found() -> Response<Body> {
     response
 }
 
-/// The redirect to the path's clean spelling, as Go's server answers: with a page for GET. A location that is longer than
-/// any path of the API is answered as not found.
+/// The redirect to the path's clean spelling, as Go's server answers: with a page for GET. A location that is
+/// longer than any path of the API is answered as not found.
 pub fn moved(to: &str, query: Option<&str>, method: &Method) -> Response<Body> {
     let mut location = percent_encoding::utf8_percent_encode(to, PATH).to_string();
     if let Some(query) = query {

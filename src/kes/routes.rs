@@ -213,7 +213,8 @@ pub fn find(path: &str) -> Found<'_> {
     });
     match found {
         Some(route) => Found::Route(route, after(decoded, route.path.len())),
-        // Clients omit the slash when they list without a prefix. KES redirects; answering at once saves a round trip.
+        // Clients omit the slash when they list without a prefix. KES redirects; answering at once saves a
+        // round trip.
         None if decoded.starts_with("/v1/") && decoded.ends_with("/list") => {
             let listed = ROUTES.iter().find(|route| route.path.strip_suffix('/') == Some(&decoded));
             listed.map_or(Found::Nothing, |route| Found::Route(route, Cow::Borrowed("")))

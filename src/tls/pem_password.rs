@@ -1,7 +1,8 @@
-//! Private keys under a password, as PEM had them first (RFC 1423): what `tls.password` and `identity new --encrypt` mean.
+//! Private keys under a password in PEM's first form (RFC 1423), for `tls.password` and `identity new
+//! --encrypt`.
 //!
-//! The key is derived by MD5, once (OpenSSL's `EVP_BytesToKey`): it keeps honest people honest, and is here because KES
-//! reads and writes such files.
+//! The key is derived by one round of MD5 (OpenSSL's `EVP_BytesToKey`), which protects little. The form is
+//! here because KES reads and writes such files.
 
 use crate::secret;
 use aes::{Aes128, Aes192, Aes256};
@@ -11,17 +12,21 @@ use md5::{Digest, Md5};
 use rustls::pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
-/// What KES writes.
-const CIPHER: &str = "AES-256-CBC";
-/// The label of a PKCS#8 key.
-const LABEL: &str = "PRIVATE KEY";
+/// The cipher of keys that KES writes.
+const KES_CIPHER: &str = "AES-256-CBC";
+/// The PEM label of a PKCS#8 key.
+const PKCS8_LABEL: &str = "PRIVATE KEY";
 
-/// The text holds a private key under a password.
+/// Whether the first private key of a PEM text is under a password.
 pub fn is_encrypted(pem_text: &str) -> bool {
     key_block(pem_text).is_ok_and(|block| info(&block).is_some())
 }
 
-/// The private key of a PEM text: the first one, opened with the password when it is under one.
+/// The first private key of a PEM text. The password opens a key under a password, and is ignored otherwise.
+///
+/// # Errors
+/// A text for people, when the text has no private key, the password is missing or wrong, or the cipher or
+/// kind of key is unknown.
 pub fn decrypt(pem_text: &str, password: &str) -> Result<PrivateKeyDer<'static>, String> {
     let block = key_block(pem_text)?;
     let der = match info(&block) {
@@ -34,14 +39,14 @@ pub fn decrypt(pem_text: &str, password: &str) -> Result<PrivateKeyDer<'static>,
     typed(block.tag(), &der)
 }
 
-/// A PKCS#8 key as PEM text under a password.
+/// The PEM text of a PKCS#8 key under a password, with AES-256-CBC.
 pub fn encrypt(der: &[u8], password: &str) -> String {
     let mut iv = [0; 16];
     secret::fill_random(&mut iv);
     let key = derive(password, &iv[..8], 32);
     let cipher = cbc::Encryptor::<Aes256>::new_from_slices(&key, &iv).expect("the lengths must be AES-256's");
     let sealed = cipher.encrypt_padded_vec::<Pkcs7>(der);
-    let mut block = pem::Pem::new(LABEL, sealed);
+    let mut block = pem::Pem::new(PKCS8_LABEL, sealed);
     let headers = [("Proc-Type", "4,ENCRYPTED".to_owned()), ("DEK-Info", dek_info(&iv))];
     for (name, value) in headers {
         block.headers_mut().add(name, &value).expect("our own headers must be valid");
@@ -50,20 +55,21 @@ pub fn encrypt(der: &[u8], password: &str) -> String {
 }
 
 fn dek_info(iv: &[u8; 16]) -> String {
-    format!("{CIPHER},{}", secret::hex(iv).to_ascii_uppercase())
+    format!("{KES_CIPHER},{}", secret::hex(iv).to_ascii_uppercase())
 }
 
-/// The first private key of a text that may hold certificates too.
+/// The first private key of a text, which may have certificates as well.
 fn key_block(pem_text: &str) -> Result<pem::Pem, String> {
     let blocks = pem::parse_many(pem_text).map_err(|_| "https: no valid PEM data".to_owned())?;
     if blocks.is_empty() {
         return Err("https: no valid PEM data".to_owned());
     }
-    let key = blocks.into_iter().find(|block| block.tag() == LABEL || block.tag().ends_with(" PRIVATE KEY"));
+    let key =
+        blocks.into_iter().find(|block| block.tag() == PKCS8_LABEL || block.tag().ends_with(" PRIVATE KEY"));
     key.ok_or_else(|| "https: no PEM-encoded private key found".to_owned())
 }
 
-/// The cipher's name and the IV.
+/// The header `DEK-Info`: the cipher's name and the IV.
 fn info(block: &pem::Pem) -> Option<String> {
     block.headers().get("DEK-Info").map(str::to_owned)
 }
@@ -77,7 +83,7 @@ fn open(info: &str, sealed: &[u8], password: &str) -> Result<Zeroizing<Vec<u8>>,
     let opened = match cipher.trim() {
         "AES-128-CBC" => open_with::<Aes128>(&key(16), &iv, sealed),
         "AES-192-CBC" => open_with::<Aes192>(&key(24), &iv, sealed),
-        CIPHER => open_with::<Aes256>(&key(32), &iv, sealed),
+        KES_CIPHER => open_with::<Aes256>(&key(32), &iv, sealed),
         "DES-EDE3-CBC" => open_with::<TdesEde3>(&key(24), &iv, sealed),
         "DES-CBC" => open_with::<Des>(&key(8), &iv, sealed),
         other => return Err(format!("https: the private key is encrypted with {other}, which is not known")),
@@ -94,7 +100,8 @@ where
     cipher.decrypt_padded_vec::<Pkcs7>(sealed).ok().map(Zeroizing::new)
 }
 
-/// OpenSSL's derivation: MD5 over what came before, the password and the salt, until there is enough.
+/// OpenSSL's `EVP_BytesToKey`: blocks of MD5 over the last block, the password and the salt, up to `length`
+/// bytes.
 fn derive(password: &str, salt: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
     let mut key = Zeroizing::new(Vec::with_capacity(length + 16));
     let mut last = Zeroizing::new(Vec::new());
@@ -112,7 +119,7 @@ fn derive(password: &str, salt: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
 
 fn typed(label: &str, der: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     match label {
-        LABEL => Ok(PrivateKeyDer::Pkcs8(der.to_vec().into())),
+        PKCS8_LABEL => Ok(PrivateKeyDer::Pkcs8(der.to_vec().into())),
         "RSA PRIVATE KEY" => Ok(PrivateKeyDer::Pkcs1(der.to_vec().into())),
         "EC PRIVATE KEY" => Ok(PrivateKeyDer::Sec1(der.to_vec().into())),
         other => Err(format!("https: a private key of the kind {other} is not known")),
@@ -141,7 +148,8 @@ mod tests {
         assert!(decrypt(&text, "wrong").map_or(true, |other| other.secret_der() != der));
     }
 
-    /// Made with `openssl pkcs8 -in key.pem -traditional | openssl ec -aes128 -passout pass:secret` and its like.
+    /// Made with `openssl pkcs8 -in key.pem -traditional | openssl ec -aes128 -passout pass:secret` and its
+    /// like.
     #[test]
     fn what_openssl_wrote_is_read() {
         let text = include_str!("../../tests/vectors/encrypted-ec-key.pem");

@@ -1,4 +1,4 @@
-//! A server's certificate and key out of files, read and judged as KES does, and whom the server lets in.
+//! A server's certificate and key, read and checked as KES does, and the clients that the server accepts.
 
 use super::{Error, Pair, pem_password, provider, trust::Trust};
 use rustls::{
@@ -14,15 +14,19 @@ use rustls::{
 use std::{path::Path, sync::Arc};
 use x509_parser::prelude::FromDer;
 
-/// Which clients are let in.
+/// The clients that a server accepts.
 pub struct ClientAuth {
-    /// A client without a certificate fails the handshake.
+    /// Whether the handshake fails without a client certificate.
     pub mandatory: bool,
-    /// A certificate must lead to one of these; without, whoever holds its key is let in, as KES does by default.
+    /// Certificates that a client's certificate must be one of, or lead to. When absent, every certificate is
+    /// accepted whose key the client holds, as in KES by default.
     pub trusted: Option<Trust>,
 }
 
-/// A TLS server with this certificate.
+/// A TLS server with the certificate of `pair`, for HTTP/2 and HTTP/1.1.
+///
+/// # Errors
+/// When the certificate does not fit the key, or the trusted certificates cannot be used.
 pub fn config(pair: Pair, clients: ClientAuth) -> Result<Arc<ServerConfig>, Error> {
     let provider = provider();
     let verifier = verifier(clients, &provider)?;
@@ -36,8 +40,12 @@ pub fn config(pair: Pair, clients: ClientAuth) -> Result<Arc<ServerConfig>, Erro
     Ok(Arc::new(config))
 }
 
-/// Reads a server's certificate chain and key (kes-spec §6.3): nothing but certificates in the one, the first key of the
-/// other, a name or address in the certificate.
+/// Reads a server's certificate chain and key (kes-spec §6.3). `password` opens a key under a password, and
+/// may be empty.
+///
+/// # Errors
+/// When a file cannot be read, `certificate` has a block that is no certificate, the leaf has no name or
+/// address, `key` has no private key, or the password is missing or wrong.
 pub fn read_pair(certificate: &Path, key: &Path, password: &str) -> Result<Pair, Error> {
     let unreadable = |path: &Path, reason: String| Error::Read { path: path.display().to_string(), reason };
     let text =
@@ -60,6 +68,7 @@ pub fn read_pair(certificate: &Path, key: &Path, password: &str) -> Result<Pair,
     Ok(Pair { chain, key })
 }
 
+/// Whether the certificate has a DNS name or an IP address.
 fn has_name(certificate: &CertificateDer<'_>) -> bool {
     use x509_parser::extensions::GeneralName;
     let Ok((_, parsed)) = x509_parser::certificate::X509Certificate::from_der(certificate) else {
@@ -77,7 +86,12 @@ fn verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, Error> {
     let Some(trusted) = trusted else {
-        return Ok(Arc::new(AnyClient { provider: provider.clone(), mandatory, listed: None, chains: None }));
+        return Ok(Arc::new(ClientVerifier {
+            provider: provider.clone(),
+            mandatory,
+            listed: None,
+            chains: None,
+        }));
     };
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(trusted.certificates().iter().cloned());
@@ -90,19 +104,20 @@ fn verifier(
         }
     };
     let listed = Some(trusted.certificates().to_vec());
-    Ok(Arc::new(AnyClient { provider: provider.clone(), mandatory, listed, chains }))
+    Ok(Arc::new(ClientVerifier { provider: provider.clone(), mandatory, listed, chains }))
 }
 
-/// Accepts every client certificate whose key the peer holds, or those that are listed or lead to a listed one.
+/// The check of client certificates: listed ones and those that lead to a listed one pass; without a list,
+/// all pass whose key the client holds.
 #[derive(Debug)]
-struct AnyClient {
+struct ClientVerifier {
     provider: Arc<CryptoProvider>,
     mandatory: bool,
     listed: Option<Vec<CertificateDer<'static>>>,
     chains: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-impl ClientCertVerifier for AnyClient {
+impl ClientCertVerifier for ClientVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -118,7 +133,7 @@ impl ClientCertVerifier for AnyClient {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let Some(listed) = &self.listed else { return Ok(ClientCertVerified::assertion()) };
-        // A listed leaf is its own root: API keys have nothing above them.
+        // A listed leaf is its own root, because the certificate of an API key has no CA.
         if listed.iter().any(|certificate| certificate == leaf) {
             return super::trust::check_dates(leaf, now).map(|()| ClientCertVerified::assertion());
         }

@@ -1,7 +1,7 @@
-//! Whom a client trusts: the system's roots, or exactly the certificates of a file or directory.
+//! The certificates that a client trusts: the system's roots, or exactly those of a file or directory.
 //!
-//! A listed certificate that *is* the server's own leaf is trusted too, name and dates checked: the MinIO operator
-//! gives MinIO KES's leaf as its CA file, and Go accepts that.
+//! A listed certificate that *is* the server's leaf is trusted too, after a check of its name and dates: the
+//! MinIO operator gives MinIO KES's leaf as the CA file, and Go accepts the leaf.
 
 use super::{Error, Validity, read_certificates};
 use rustls::{
@@ -21,20 +21,20 @@ use std::{
 };
 use x509_parser::prelude::FromDer;
 
-/// Whom a client trusts.
+/// The certificates that a client trusts.
 pub struct Trust {
     certificates: Vec<CertificateDer<'static>>,
     ends: PeerEnds,
 }
 
-/// From when to when the certificate counts that a peer has last shown, trusted or not. Shared by its clones.
+/// The validity of the certificate that a peer has last shown, trusted or not. Clones share the value.
 #[derive(Clone, Debug, Default)]
 pub struct PeerEnds(Arc<Mutex<Option<Validity>>>);
 
 // === impl PeerEnds ===
 
 impl PeerEnds {
-    /// Nothing before the first handshake.
+    /// The validity; nothing before the first handshake.
     pub fn last(&self) -> Option<Validity> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,12 +49,12 @@ impl PeerEnds {
 // === impl Trust ===
 
 impl Trust {
-    /// No server at all.
+    /// A trust without certificates, which accepts no server.
     pub fn nobody() -> Self {
         Self::of(Vec::new())
     }
 
-    /// The roots of the machine (or of `SSL_CERT_FILE`); a scratch image has none.
+    /// The roots of the machine, or of `SSL_CERT_FILE`. A scratch image has no roots.
     pub fn system() -> Self {
         Self::of(rustls_native_certs::load_native_certs().certs)
     }
@@ -63,12 +63,15 @@ impl Trust {
         Self { certificates, ends: PeerEnds::default() }
     }
 
-    /// The same, and what the peer shows is noted there.
+    /// The trust, with the validity of the peer's certificate noted in `ends`.
     pub fn noting(self, ends: &PeerEnds) -> Self {
         Self { ends: ends.clone(), ..self }
     }
 
     /// Exactly the certificates of a PEM file, or of the readable PEM files of a directory.
+    ///
+    /// # Errors
+    /// When the file or directory cannot be read, or has no certificate.
     pub fn only(path: &Path) -> Result<Self, Error> {
         if !path.is_dir() {
             return Ok(Self::of(read_certificates(path)?));
@@ -87,12 +90,19 @@ impl Trust {
         }
     }
 
-    /// The file or directory where one is named, else the system's roots.
+    /// The certificates of a file or directory; without a path, the system's roots.
+    ///
+    /// # Errors
+    /// As [`Trust::only`].
     pub fn from_setting(path: Option<&Path>) -> Result<Self, Error> {
         path.map_or_else(|| Ok(Self::system()), Self::only)
     }
 
-    /// The system's roots, and a file or directory beside them: as Go's clients of KES do, and its server with `tls.ca`.
+    /// The system's roots and the certificates of a file or directory, as for KES's clients, and for KES's
+    /// server with `tls.ca`.
+    ///
+    /// # Errors
+    /// As [`Trust::only`].
     pub fn system_and(path: Option<&Path>) -> Result<Self, Error> {
         let mut trust = Self::system();
         if let Some(path) = path {
@@ -105,7 +115,7 @@ impl Trust {
         &self.certificates
     }
 
-    /// Nobody but whom `other` trusts is trusted.
+    /// Whether `other` has every certificate of this trust.
     pub fn is_within(&self, other: &Trust) -> bool {
         self.certificates.iter().all(|certificate| other.certificates.contains(certificate))
     }
@@ -128,7 +138,7 @@ impl Trust {
     }
 }
 
-/// A certificate that nobody else judges is within its dates.
+/// Checks that a certificate outside every chain is valid at `now`.
 pub(super) fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
         .map_err(|_| CertificateError::BadEncoding)?;
@@ -152,7 +162,7 @@ struct Verifier {
 }
 
 impl Verifier {
-    /// The leaf itself is listed: check its name and dates, which nobody else has.
+    /// Checks the name and dates of a leaf that is listed, which no chain checks.
     fn verify_pinned(
         leaf: &CertificateDer<'_>,
         name: &ServerName<'_>,

@@ -1,4 +1,4 @@
-//! The parser on bytes as MinIO writes them, on pieces of them, and on any bytes.
+//! Tests of the parser on bytes as MinIO writes them, on pieces of such bytes, and on any bytes.
 
 use super::*;
 use crate::evidence::made::{Pack, config as sealed_config, delete_marker, file, object, sse_kms};
@@ -63,7 +63,7 @@ fn the_configuration_is_read_from_the_first_shard_only() {
     assert_eq!(own(&file(&[object(5, 1, &[])], &plain)), Ok(Own::Plain));
     assert_eq!(own(&file(&[object(5, 2, &[])], &plain)), Ok(Own::Plain));
     assert_eq!(own(&file(&[], &data)), Ok(Own::Plain));
-    // Cut into so many shards that the first one ends before the key does.
+    // With this many shards the first shard ends before the key does.
     assert_eq!(own(&file(&[object(5, 1, &[])], &data[..60])), Ok(Own::Elsewhere));
 }
 
