@@ -64,7 +64,7 @@ pub(super) fn run(options: Options) -> Outcome {
         mint::write(key_file, 0o600, private.as_bytes()).map_err(|error| error.to_string())?;
         mint::write(certificate_file, 0o644, certificate.as_bytes()).map_err(|error| error.to_string())?;
     }
-    super::tell(&key)?;
+    super::print_with_identity(&key)?;
     match (&options.key, &options.cert) {
         (Some(key), Some(certificate)) => output::print(&format!(
             "\nThe private key is in {}, the certificate in {}.\n",
@@ -108,7 +108,7 @@ fn validity(expiry: Duration) -> Result<(OffsetDateTime, OffsetDateTime), Failur
     Ok((at(now)?, at(end)?))
 }
 
-/// The private key as PEM, under a password where one is asked for.
+/// The private key as PEM, encrypted under a password when `encrypt` is set.
 fn private_key(key: &ApiKey, encrypt: bool) -> Result<Zeroizing<String>, Failure> {
     let der = pkcs8(key);
     if !encrypt {
