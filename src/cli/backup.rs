@@ -75,7 +75,7 @@ pub(super) fn backup(options: Options) -> u8 {
             block_on(app::back_up(settings, names)).map_err(|stopped| code_of(Err(stopped)))?;
         let code = exit::worst(left_out.iter().map(|(name, finding)| failed(name, finding)));
         if backup.keys.is_empty() {
-            eprintln!("keswarden: no backup was made: there is no key to be backed up in {}", backup.origin);
+            eprintln!("keswarden: no backup was made: there is no key to back up in {}", backup.origin);
             return Err(if code == exit::DONE { exit::UNAVAILABLE } else { code });
         }
         backup.write(&options.to, &recipients).map_err(|finding| refused(&finding))?;
