@@ -173,7 +173,7 @@ pub(super) async fn ask_witnesses(witnesses: &Witnesses, keys_read: ReadKeys) ->
 fn waiting_for_drives(name: &Name, statements: &[Statement]) -> Option<Finding> {
     let finding = known::passes_unasked(name, statements)?;
     let seen = format!(
-        "no witness knows the key '{name}', and the drives may know the key: the gate waits for them, for {} at most: {}",
+        "nobody knows the key '{name}', and the drives may: they are waited for, {} at the most: {}",
         clock::human(DRIVES_WAIT_MAX),
         known::not_asked(statements).unwrap_or_default()
     );
