@@ -277,7 +277,7 @@ impl Backup {
     /// Encrypts the backup into a new file of mode 0600. On success the file is synced to the disk.
     ///
     /// # Errors
-    /// When the file exists, or cannot be written; no part of the file is left then.
+    /// When the file exists, or cannot be written. A file that is partly written is removed.
     pub fn write(&self, path: &Path, recipients: &Recipients) -> Result<(), Finding> {
         let sealed = self.seal(recipients).map_err(|error| unusable(path, error))?;
         files::create_anywhere(path, 0o600, &sealed).map_err(|error| {
@@ -410,7 +410,7 @@ fn read_identities(path: &Path) -> Result<Vec<age::x25519::Identity>, Finding> {
     // A wrong line is not quoted: the line may be secret nevertheless.
     let parsed: Result<Vec<_>, _> = lines.map(str::parse).collect();
     match parsed {
-        Ok(identities) if identities.is_empty() => Err(failed("there are none in it".to_owned())),
+        Ok(identities) if identities.is_empty() => Err(failed("the file has no identity in it".to_owned())),
         Ok(identities) => Ok(identities),
         Err(_) => Err(failed("a line of it is neither a comment nor an X25519 identity".to_owned())),
     }

@@ -46,7 +46,7 @@ enum Class {
     Unavailable,
     /// A key, or data about keys, is not right.
     Data,
-    /// A login, a right or a certificate was refused, or soon will be.
+    /// The credentials or their rights are refused, or are not as they should be.
     Credentials,
     /// A setting is wrong or missing.
     Settings,
@@ -66,9 +66,9 @@ enum Nature {
     Stalled,
     /// TLS found no peer that can be trusted. No request was sent.
     Untrusted,
-    /// The peer says of itself that it serves nobody for now.
+    /// The peer answers that it serves no requests for now.
     NotServing,
-    /// The peer answers with errors of its own, or a proxy answers in its place.
+    /// The peer answers with errors of its own, or another server answers in its place.
     Failing,
     /// The peer answers, and refuses the login, the request or the place.
     Refused,

@@ -48,7 +48,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Wait until the key store is unsealed and the default key is there and works; exit 0 when MinIO may start
+    /// Wait until the key store is unsealed and the default key is there and works; exit 0 when MinIO may
+    /// start
     Init(SetUp),
     /// Wait as init does, then serve the KES API, verify keys, look after bucket defaults, export metrics
     Run(SetUp),
@@ -95,15 +96,15 @@ struct SetUp {
     key: Option<String>,
 }
 
-/// The commands of KES's own command line: they end as KES's do.
-const OF_KES: &[&str] =
+/// The commands of KES's own command line, which end with KES's exit codes.
+const KES_COMMANDS: &[&str] =
     &["server", "key", "identity", "policy", "ls", "log", "status", "metric", "migrate", "completion"];
 
-/// Runs a command line.
+/// Runs a command line, the program's name first, and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let of_kes =
-        arguments.get(1).and_then(|first| first.to_str()).is_some_and(|first| OF_KES.contains(&first));
+        arguments.get(1).and_then(|first| first.to_str()).is_some_and(|first| KES_COMMANDS.contains(&first));
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) if of_kes => return misused(&error),
@@ -136,7 +137,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// What KES does with a command line that asks for nothing it can do: usage and errors go to stderr.
+/// Answers a wrong command line as KES does: usage and errors go to stderr.
 fn misused(error: &clap::Error) -> u8 {
     let text = without_api_keys(&error.render().to_string());
     match error.kind() {
@@ -153,7 +154,7 @@ fn misused(error: &clap::Error) -> u8 {
     }
 }
 
-/// An API key that stands where none belongs is not repeated.
+/// The text with each API key cut out: an API key in the wrong place must not be printed.
 fn without_api_keys(text: &str) -> String {
     let is_base64 = |character: char| character.is_ascii_alphanumeric() || "+/=".contains(character);
     let mut parts = text.split("kes:v1:");
@@ -172,7 +173,7 @@ fn with_settings(set_up: SetUp, run: impl FnOnce(Settings) -> u8) -> u8 {
     }
 }
 
-/// The settings, with logging as they say; or every problem printed.
+/// Loads the settings and starts logging. On failure every problem is printed; the error is the exit code.
 fn load(inputs: Inputs) -> Result<Settings, u8> {
     loaded(config::load(inputs))
 }
@@ -198,12 +199,12 @@ fn loaded(settings: Result<Settings, config::Problems>) -> Result<Settings, u8> 
     }
 }
 
-/// Runs on one thread: what is done here is little, and memory is dear in a sidecar.
+/// Runs the work on a runtime of one thread, since the work is little and a sidecar's memory is dear.
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the operating system must give a runtime");
     let done = runtime.block_on(work);
-    // A disk that hangs must not hold up the end.
+    // Without waiting for blocking threads: a disk that hangs must not delay the exit.
     runtime.shutdown_background();
     done
 }
@@ -218,20 +219,20 @@ async fn init(settings: Settings) -> u8 {
     let health = Health::new(Clock::system());
     let history = health.looking_back();
     tokio::select! {
-        result = app::init(settings, Deps::default(), health) => code_of(last_words(result, &log)),
+        result = app::init(settings, Deps::default(), health) => code_of(with_termination_log(result, &log)),
         signal = signals.next() => {
-            say_why_it_waited(signal, &history, &log);
+            log_interrupted_wait(signal, &history, &log);
             exit::UNAVAILABLE
         }
     }
 }
 
-/// That is what somebody looks for who finds the container gone.
-fn say_why_it_waited(signal: &str, history: &History, log: &Path) {
+/// Logs the signal that interrupted the gate, and the cause of the wait; also to the termination log.
+fn log_interrupted_wait(signal: &str, history: &History, log: &Path) {
     let why = history.why_it_waits().map(|why| format!(": {why}"));
     let says = format!("{signal}: the gate did not pass{}", why.unwrap_or_default());
     tracing::warn!("{says}");
-    leave_behind(&says, log);
+    write_termination_log(&says, log);
 }
 
 async fn run(settings: Settings, bound: impl FnOnce(&app::Bound)) -> u8 {
@@ -239,31 +240,33 @@ async fn run(settings: Settings, bound: impl FnOnce(&app::Bound)) -> u8 {
     serve(|| app::build(settings, Deps::default()), bound, Some(log)).await
 }
 
-/// Kubernetes shows them as the container's termination message.
-fn last_words(result: Result<(), Stopped>, log: &Path) -> Result<(), Stopped> {
+/// The result, with an error written to the termination log.
+fn with_termination_log(result: Result<(), Stopped>, log: &Path) -> Result<(), Stopped> {
     if let Err(stopped) = &result {
-        leave_behind(stopped, log);
+        write_termination_log(stopped, log);
     }
     result
 }
 
-fn leave_behind(words: &impl std::fmt::Display, log: &Path) {
+/// Writes the file that Kubernetes shows as the container's termination message, where the file exists.
+fn write_termination_log(words: &impl std::fmt::Display, log: &Path) {
     if let Ok(mut file) = std::fs::OpenOptions::new().write(true).truncate(true).open(log) {
         let _ = writeln!(file, "{words}");
     }
 }
 
-/// Serves until a signal; a second one ends it at once. `bound` hears where.
+/// Serves until a signal, then drains; a second signal ends the process at once. `bound` gets the addresses
+/// once they are bound.
 async fn serve(
     build: impl FnOnce() -> Result<app::Bound, Stopped>,
     bound: impl FnOnce(&app::Bound),
     termination_log: Option<PathBuf>,
 ) -> u8 {
-    let last_words = |result| match &termination_log {
-        Some(log) => last_words(result, log),
+    let logged = |result| match &termination_log {
+        Some(log) => with_termination_log(result, log),
         None => result,
     };
-    // From here on a SIGHUP is a wish to read files again, and no reason to die.
+    // From here on a SIGHUP reloads files, and no longer ends the process.
     let listening = Signals::listen().and_then(|signals| Ok((signals, Hangups::listen()?)));
     let (mut signals, _hangups) = match listening {
         Ok(listening) => listening,
@@ -272,7 +275,7 @@ async fn serve(
     memory::protect().say();
     let app = match build() {
         Ok(app) => app,
-        Err(stopped) => return code_of(last_words(Err(stopped))),
+        Err(stopped) => return code_of(logged(Err(stopped))),
     };
     bound(&app);
     let (trigger, history) = (app.trigger.clone(), app.history());
@@ -280,7 +283,7 @@ async fn serve(
     let aborted = async {
         let first = signals.next().await;
         if let (Some(log), Some(_)) = (&log, history.why_it_waits()) {
-            say_why_it_waited(first, &history, log);
+            log_interrupted_wait(first, &history, log);
         }
         tracing::info!("{first}: draining; a second signal ends it at once");
         trigger.drain();
@@ -291,7 +294,7 @@ async fn serve(
             if result.is_ok() {
                 tracing::info!("drained");
             }
-            code_of(last_words(result))
+            code_of(logged(result))
         }
         signal = aborted => {
             tracing::warn!("{signal}: ended at once");

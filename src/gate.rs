@@ -41,7 +41,8 @@ pub struct Settings {
     pub drives: Vec<String>,
     /// No key store is configured: KES alone is asked, and no key is ever held.
     pub kes_alone: bool,
-    /// A lost key ends the wait, although the key might come back.
+    /// A cause with the exit code [`exit::DATA`], such as a lost key, ends the wait, although the key might
+    /// come back.
     pub exit_on_lost: bool,
     /// The maker that new keys name in their own record.
     pub maker: String,
@@ -98,7 +99,7 @@ pub enum Create {
     FirstWhateverDrives,
 }
 
-/// The gate did not pass: the deadline has passed, or a key is lost and `exit_on_lost` is set.
+/// The gate did not pass before its deadline, or before `exit_on_lost` ended the wait.
 #[derive(Debug, thiserror::Error)]
 #[error("the gate did not pass within {}: {finding}", clock::human(*.waited))]
 pub struct Refused {
@@ -126,7 +127,7 @@ const SAME_LINE_PAUSE: Duration = Duration::from_secs(15);
 /// Waits until every check passes, and marks `guard` as done.
 ///
 /// # Errors
-/// When the deadline passes, or when a key is lost and `exit_on_lost` is set.
+/// When the deadline passes, or when `exit_on_lost` is set and the cause has the exit code [`exit::DATA`].
 pub async fn pass(
     settings: &Settings,
     deps: &Deps,

@@ -30,7 +30,8 @@ pub struct Held {
     pub version: Arc<KeyVersion>,
     /// The fingerprint of the key.
     pub fingerprint: String,
-    /// The store has another key, or none, under this name now: the held key opens, and seals no more.
+    /// The store has another key, or none, under this name now: the held key opens, and seals only where the
+    /// settings allow that.
     pub lost: bool,
     /// The time of the last good verification, as [`Clock::boot`] counts.
     pub verified: Duration,

@@ -6,12 +6,12 @@
 //!
 //! ```text
 //! asked about      a witness knows ANOTHER key   a witness knows THIS key   one cannot tell   verdict
-//! a key at hand    yes                           any                        any               Other: it is not used
-//! a key at hand    no                            yes                        any               Same
-//! a key at hand    no                            no                         any               First: it is used, and remembered
-//! a key to make    a witness knows the name                                 any               Other: it is not made
-//! a key to make    no witness knows the name                                yes               Unsure: it is not made
-//! a key to make    no witness knows the name                                no                First: it is made, and remembered
+//! a key at hand    yes                           any                        any               Other: refused
+//! a key at hand    no                            yes                        any               Same: used
+//! a key at hand    no                            no                         any               First: used, and remembered
+//! a key to create  a witness knows the name                                 any               Other: refused
+//! a key to create  no witness knows the name                                yes               Unsure: refused
+//! a key to create  no witness knows the name                                no                First: created, and remembered
 //! ```
 //!
 //! A witness that cannot be asked never makes a name new, and never stops the right key.
@@ -96,7 +96,10 @@ pub enum Asked<'a> {
     /// Whether a new key may be created. `on_request`: a person or a client asks for this very name, so that
     /// a store that forgets deleted keys is no obstacle. Without a request, such a store needs drives that
     /// are new.
-    Creation { on_request: bool },
+    Creation {
+        /// The name was asked for.
+        on_request: bool,
+    },
 }
 
 /// The joint verdict of the witnesses.

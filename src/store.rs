@@ -149,7 +149,7 @@ pub trait Advice: Send + Sync + 'static {
     async fn on_writing(&self) -> Result<Vec<Finding>, Finding>;
 }
 
-/// A login that ends unless somebody renews it.
+/// The upkeep of a login that expires unless it is renewed.
 #[async_trait]
 pub trait Upkeep: Send + Sync + 'static {
     /// Renews the login; runs until dropped.

@@ -126,7 +126,7 @@ impl Verifier {
         }
     }
 
-    /// Verifies until the drain.
+    /// Verifies the held keys until the drain, and seals the copy after each verification.
     pub async fn run(mut self, clock: Clock, mut drain: Drain) -> Ended {
         let mut retry = Backoff::new(self.config.interval.min(Duration::from_secs(1)), self.config.interval);
         // With a sealed copy the first verification is at once: the copy must be written, or the start was on

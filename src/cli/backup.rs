@@ -38,7 +38,8 @@ pub(super) struct RestoreOptions {
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Take keys that another key store's backup has and nobody here knows: the tenant's store was lost, or has moved
+    /// Take keys that another key store's backup has and nobody here knows: the tenant's store was lost, or
+    /// has moved
     #[arg(long)]
     other_store: bool,
     #[command(flatten)]
@@ -74,7 +75,7 @@ pub(super) fn backup(options: Options) -> u8 {
             block_on(app::back_up(settings, names)).map_err(|stopped| code_of(Err(stopped)))?;
         let code = exit::worst(left_out.iter().map(|(name, finding)| failed(name, finding)));
         if backup.keys.is_empty() {
-            eprintln!("keswarden: no backup was made: there is no key to be backed up in {}", backup.origin);
+            eprintln!("keswarden: no backup was made: there is no key to back up in {}", backup.origin);
             return Err(if code == exit::DONE { exit::UNAVAILABLE } else { code });
         }
         backup.write(&options.to, &recipients).map_err(|finding| refused(&finding))?;
@@ -127,7 +128,9 @@ pub(super) fn verify(options: VerifyOptions) -> u8 {
         }
         println!("the backup holds every key that is in use");
         checked.note(settings).unwrap_or_else(|finding| {
-            eprintln!("keswarden: that this was done is not noted for the agent's metric: {finding}");
+            eprintln!(
+                "keswarden: the drill passed, and its time was not noted for the agent's metric: {finding}"
+            );
         });
         Ok(())
     })
@@ -160,7 +163,7 @@ fn report(backup: &Backup, checked: &Checked) -> u8 {
         match finding.verdict {
             Verdict::NoneOpen | Verdict::Mixed => {
                 println!(
-                    "{key} OPENS {opened} of {tried} objects tried on the drives: it is not what sealed them all"
+                    "{key} OPENS {opened} of {tried} objects tried on the drives: another key sealed the rest"
                 );
                 code = exit::worst([code, exit::DATA]);
             }

@@ -1,6 +1,7 @@
-//! How the client commands reach a KES server: KES's environment, one HTTPS client, one request at a time.
+//! The connection of client commands to a KES server: KES's environment, one HTTPS client, one request at a
+//! time.
 
-mod anybody;
+mod insecure;
 mod own;
 
 use super::{
@@ -20,7 +21,8 @@ use std::{path::PathBuf, time::Duration};
 use url::Url;
 use zeroize::Zeroizing;
 
-// No doc comments on these two: clap would take them for the description of the command they are part of.
+// `Connection` and `Remote` have no doc comments: clap would print them as the description of each command
+// with these flags.
 
 #[derive(Args)]
 pub(super) struct Connection {
@@ -41,20 +43,20 @@ pub(super) struct Remote {
     enclave: Option<String>,
 }
 
-/// What flags say instead of the environment.
+/// Values of flags that override the environment.
 #[derive(Default)]
 pub(super) struct Given {
     pub(super) server: Option<String>,
     pub(super) api_key: Option<Secret>,
 }
 
-/// A client of the servers that the environment names.
+/// A client of the servers that flags or the environment name.
 pub(super) struct Client {
     http: reqwest::Client,
     servers: Vec<Url>,
 }
 
-/// What a server answered, and which one it was.
+/// The answer of a server.
 pub(super) struct Answer {
     /// `host:port`
     pub(super) server: String,
@@ -64,13 +66,14 @@ pub(super) struct Answer {
 const SERVER: &[&str] = &["MINIO_KES_SERVER", "KES_SERVER", "MINIO_KMS_KES_ENDPOINT"];
 const CA_PATH: &[&str] = &["MINIO_KMS_KES_CAPATH"];
 
-const TIMEOUT: Duration = Duration::from_secs(60);
-/// A server that does not even take the connection must not keep the next one waiting for a minute.
+/// Bound of one request that is no stream.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bound of a connection attempt, after which the next server is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a name or pattern may hold and a path segment too.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*');
+/// The characters that are escaped in a name or pattern as a path segment.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*');
 
-/// Runs a command that asks a server, to its exit code.
+/// Runs a command that asks a server, and returns the exit code.
 pub(super) fn with_client<F>(connection: &Connection, command: impl FnOnce(Client) -> F) -> u8
 where
     F: Future<Output = Outcome>,
@@ -98,7 +101,7 @@ where
 
 /// A name or pattern as the last segment of a path.
 pub(super) fn path(operation: &str, name: &str) -> String {
-    format!("/v1/{operation}/{}", utf8_percent_encode(name, SEGMENT))
+    format!("/v1/{operation}/{}", utf8_percent_encode(name, ESCAPED))
 }
 
 // === impl Client ===
@@ -112,7 +115,7 @@ impl Client {
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT);
-        // As Go's clients do: no proxy can reach a server on this machine.
+        // As in Go's clients: no proxy can reach a server on this machine.
         if servers.iter().all(is_local) {
             builder = builder.no_proxy();
         }
@@ -120,25 +123,26 @@ impl Client {
         Ok(Self { http, servers })
     }
 
-    /// A GET, and its answer's body.
+    /// Sends a GET request to the first server that answers.
     pub(super) async fn get(&self, path: &str) -> Result<Answer, String> {
         self.call(Method::GET, path, None).await
     }
 
-    /// One request, to the first server that answers; the error is what went wrong, in KES's words where it has any.
+    /// Sends one request to the first server that answers. The error is in KES's words where KES has given
+    /// any.
     pub(super) async fn call(
         &self,
         method: Method,
         path: &str,
         body: Option<Zeroizing<String>>,
     ) -> Result<Answer, String> {
-        let (server, response) = self.send(method, path, body.as_ref(), Some(TIMEOUT)).await?;
+        let (server, response) = self.send(method, path, body.as_ref(), Some(REQUEST_TIMEOUT)).await?;
         let response = accepted(response).await?;
         let bytes = response.bytes().await.map_err(|error| format!("{server}: {}", reason(&error)))?;
         Ok(Answer { server, body: Zeroizing::new(bytes.to_vec()) })
     }
 
-    /// An answer that goes on until the server ends it.
+    /// Sends a GET request whose answer goes on until the server ends the stream.
     pub(super) async fn stream(&self, path: &str) -> Result<Response, String> {
         let (_, response) = self.send(Method::GET, path, None, None).await?;
         accepted(response).await
@@ -183,7 +187,7 @@ impl Answer {
 impl Connection {
     fn tls(&self, own: Pair) -> Result<ClientConfig, Failure> {
         let config = match self.insecure {
-            true => anybody::config(own),
+            true => insecure::config(own),
             false => {
                 let ca = self.ca.clone().or_else(|| first_set(CA_PATH).map(PathBuf::from));
                 let trust = Trust::system_and(ca.as_deref()).map_err(|error| error.to_string())?;
@@ -194,7 +198,7 @@ impl Connection {
     }
 }
 
-/// The value of the first variable that is set to something.
+/// The value of the first variable that is set and not empty.
 fn first_set(names: &[&str]) -> Option<String> {
     names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }
@@ -225,7 +229,7 @@ fn is_local(server: &Url) -> bool {
     }
 }
 
-/// The answer when it is a good one, else what it says.
+/// The answer when its status is 200, or else the server's message.
 async fn accepted(response: Response) -> Result<Response, String> {
     let status = response.status();
     if status == reqwest::StatusCode::OK {
@@ -240,7 +244,7 @@ async fn accepted(response: Response) -> Result<Response, String> {
     Err(if message.is_empty() { format!("the server answered {status}") } else { message })
 }
 
-/// Why no answer came.
+/// The reason why no answer came, in words.
 fn reason(error: &reqwest::Error) -> String {
     match tls::trouble(error) {
         Some((Trouble::UnknownCa, words)) => {

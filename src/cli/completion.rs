@@ -1,4 +1,4 @@
-//! `keswarden completion`: what a shell needs to complete our commands and flags.
+//! `keswarden completion`: the script with which a shell completes commands and flags.
 
 use super::{Cli, output};
 use clap::{Args, CommandFactory, ValueEnum};
@@ -21,7 +21,7 @@ pub(super) fn main(options: Options) -> u8 {
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
-    // Not straight to stdout: the generator panics when nobody reads on.
+    // The script goes through a buffer, since the generator panics on a broken pipe.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "keswarden", &mut script);
     output::code_of(output::print(&String::from_utf8_lossy(&script)))

@@ -1,4 +1,5 @@
-//! `keswarden dev`: a key store in a local directory, certificates and an API key made on the spot, for trying out.
+//! `keswarden dev`: a key store in a local directory, certificates and an API key made on the spot, for
+//! trying out.
 
 use super::{block_on, load, run};
 use crate::{config::Inputs, exit, files, gate::Create, identity::ApiKey, names::Name, secret::Secret};
@@ -19,8 +20,8 @@ pub(super) struct Options {
     key: String,
 }
 
-/// Marks a directory whose default key was made: it is never made again.
-const MADE: &str = "default-key-was-made";
+/// The file that marks a directory whose default key was created: the key is never created again.
+const CREATED_MARK: &str = "default-key-was-made";
 
 pub(super) fn main(options: Options) -> u8 {
     let prepared = match prepare(&options) {
@@ -35,19 +36,19 @@ pub(super) fn main(options: Options) -> u8 {
         Ok(settings) => settings,
         Err(code) => return code,
     };
-    // A directory forgets what is deleted; the mark in it is what we go by.
+    // A directory forgets deleted keys, so the mark decides whether the key is new.
     settings.create = if is_new { Create::First } else { Create::Never };
     eprintln!(
         "keswarden: this is for trying out: the keys are plain files in {}",
         dir.join("keys").display()
     );
     eprintln!(
-        "keswarden: anybody who can read them can read everything; `keswarden run` keeps them in Vault"
+        "keswarden: a reader of these files can read every object; `keswarden run` keeps the keys in Vault"
     );
     let mark = || {
-        // From here on the key must be there: a later start opens what the first one sealed, or says why not.
+        // From here on the key must exist: a later start uses the first key, or says why it cannot.
         if holds_keys(&dir) {
-            let _ = fs::write(dir.join(MADE), "");
+            let _ = fs::write(dir.join(CREATED_MARK), "");
         }
     };
     mark();
@@ -93,11 +94,11 @@ fn prepare(options: &Options) -> io::Result<Prepared> {
         }
         Err(error) => return Err(io::Error::other(error)),
     };
-    let is_new = !dir.join(MADE).exists() && !holds_keys(&dir);
+    let is_new = !dir.join(CREATED_MARK).exists() && !holds_keys(&dir);
     Ok(Prepared { dir, api_key, is_new })
 }
 
-/// The process's environment, with what this mode decides.
+/// The process's environment, with the settings that this mode decides.
 fn inputs(options: &Options, dir: &Path, api_key: &Secret) -> Inputs {
     let mut inputs = Inputs::of_process(None, Some(options.key.clone()));
     let ours = |name: &OsString| {

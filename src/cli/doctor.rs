@@ -39,7 +39,7 @@ pub(super) fn main(options: Options) -> u8 {
     })
 }
 
-/// A line each, what is wrong in the next two; columns are as wide as they must be.
+/// Prints a line for each check, and the fix of a failed one on the next line.
 fn print_table(rows: &[Row]) {
     let width = rows.iter().map(|row| row.what.chars().count()).max().unwrap_or_default();
     println!("{:<7}  {:>6}  {:<width$}  SEEN", "STATE", "TOOK", "CHECK");

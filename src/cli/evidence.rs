@@ -1,4 +1,5 @@
-//! `keswarden evidence`: which keys the drives of a MinIO name, and whether the keys at hand open what they sealed.
+//! `keswarden evidence`: the keys that the drives of a MinIO name, and whether the keys of the key store open
+//! the evidence.
 
 mod print;
 
@@ -39,11 +40,11 @@ pub(super) struct Options {
     key: Option<String>,
 }
 
-/// What the key store has under each name; nothing when there is no such key.
+/// The key that the key store has under each name that the drives name. Absent when there is no such key.
 type Keys = BTreeMap<String, Option<KeyVersion>>;
 
-/// Where a key store is named in the environment.
-const STORES: &[&str] = &["KESWARDEN_FS_DIR", "KESWARDEN_VAULT_ADDR", "VAULT_ADDR"];
+/// The environment variables that configure a key store.
+const STORE_VARIABLES: &[&str] = &["KESWARDEN_FS_DIR", "KESWARDEN_VAULT_ADDR", "VAULT_ADDR"];
 
 pub(super) fn main(options: Options) -> u8 {
     let mut census = walk(&options);
@@ -79,7 +80,7 @@ fn walk(options: &Options) -> Census {
     Census { samples, ..Census::default() }
 }
 
-/// A wrong key is worse than a missing one, and that is worse than a drive that cannot be read.
+/// The exit code. A wrong key comes before a missing key, and a missing key before an unreadable drive.
 fn code(findings: &[Finding], samples: &Samples) -> u8 {
     let is = |wanted: &[Verdict]| findings.iter().any(|finding| wanted.contains(&finding.verdict));
     let is_unreadable = samples.drives.iter().any(|drive| drive.is_unreadable());
@@ -94,14 +95,14 @@ fn code(findings: &[Finding], samples: &Samples) -> u8 {
     }
 }
 
-/// The keys that the drives name; nothing when they name none, or no key store is configured.
+/// The keys that the drives name. Absent when the drives name none, or no key store is configured.
 fn keys(options: &Options, samples: &Samples) -> Result<Option<Keys>, u8> {
     if samples.keys.is_empty() {
         return Ok(None);
     }
     let inputs = Inputs::of_process(options.config.clone(), options.key.clone());
     let names: HashSet<_> = inputs.environment.iter().filter_map(|(name, _)| name.to_str()).collect();
-    let names_a_store = STORES.iter().any(|name| names.contains(name));
+    let names_a_store = STORE_VARIABLES.iter().any(|name| names.contains(name));
     if options.config.is_none() && !names_a_store {
         return Ok(None);
     }
@@ -120,7 +121,7 @@ fn keys(options: &Options, samples: &Samples) -> Result<Option<Keys>, u8> {
 async fn fetch(store: &dyn KeyStore, samples: &Samples) -> Result<Keys, Trouble> {
     let mut keys = Keys::new();
     for named in samples.keys.keys() {
-        // No key store has a key whose name is none.
+        // No key store has a key of an invalid name.
         let held = match Name::parse(named) {
             Ok(name) => get(store, &name).await?,
             Err(_) => None,
@@ -130,7 +131,7 @@ async fn fetch(store: &dyn KeyStore, samples: &Samples) -> Result<Keys, Trouble>
     Ok(keys)
 }
 
-/// The key; nothing when there is none.
+/// A key of the store. Absent when there is no such key.
 async fn get(store: &dyn KeyStore, name: &Name) -> Result<Option<KeyVersion>, Trouble> {
     match store.get(name).await.map_err(Error::finding) {
         Ok(text) => Ok(Some(Usable::read(name, &text, &format!("in {}", store.describe()))?.version)),

@@ -1,10 +1,11 @@
-//! `keswarden key create --first`: makes a tenant's first key, for a Job or a person; pods in production never do.
+//! `keswarden key create --first`: creates a tenant's first key, for a Job or a person. Pods in production
+//! never create keys.
 
 use super::{SetUp, block_on, code_of, with_settings};
 use crate::{app, exit, gate::Create};
 use std::path::PathBuf;
 
-/// Each name in turn, or the default key when none is given.
+/// Creates each key in turn, or the default key when no name is given.
 pub(super) fn main(names: Vec<String>, config: Option<PathBuf>, no_drives: bool) -> u8 {
     let names = if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
     let codes = names.into_iter().map(|key| one(SetUp { config: config.clone(), key }, no_drives));

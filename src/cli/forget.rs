@@ -1,4 +1,5 @@
-//! `keswarden key forget`: a key was replaced on purpose, and what remembers the former one is to let the new one pass.
+//! `keswarden key forget`: has every witness forget a former key that was replaced on purpose, so that the
+//! new key passes.
 
 use super::{SetUp, block_on, code_of, with_settings};
 use crate::{app, exit};
@@ -26,17 +27,17 @@ pub(super) struct Options {
 pub(super) fn main(Options { name, was, is, yes, config }: Options) -> u8 {
     if !yes {
         eprintln!(
-            "keswarden: from then on another key passes as '{name}', and what the key {was} sealed opens with nothing else: say --yes"
+            "keswarden: from then on another key passes as '{name}', and data that the key {was} sealed open with no other key: say --yes"
         );
         return exit::SETTINGS;
     }
     with_settings(SetUp { config, key: Some(name) }, |settings| {
-        let told = match block_on(app::forget(settings, &was, is.as_deref())) {
-            Ok(told) => told,
+        let places = match block_on(app::forget(settings, &was, is.as_deref())) {
+            Ok(places) => places,
             Err(stopped) => return code_of(Err(stopped)),
         };
         let mut code = exit::DONE;
-        for (place, result) in told {
+        for (place, result) in places {
             match result {
                 Ok(()) => println!("{place}: forgotten, or never known"),
                 Err(finding) => {

@@ -1,4 +1,4 @@
-//! `keswarden health`: what the running agent says of itself, so that an exec probe needs no shell.
+//! `keswarden health`: the readiness or status of the running agent, so that an exec probe needs no shell.
 
 use super::block_on;
 use crate::{config, exit};
@@ -12,7 +12,8 @@ pub(super) struct Options {
     json: bool,
 }
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// Bound of the request to the agent.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn main(options: Options) -> u8 {
     let address = match config::admin_address() {
@@ -36,7 +37,7 @@ pub(super) fn main(options: Options) -> u8 {
 }
 
 async fn ask(url: &str) -> Result<(bool, String), String> {
-    let client = crate::tls::plain_http_client(TIMEOUT).map_err(|error| error.to_string())?;
+    let client = crate::tls::plain_http_client(REQUEST_TIMEOUT).map_err(|error| error.to_string())?;
     let answer = client.get(url).send().await.map_err(|error| error.to_string())?;
     let good = answer.status().is_success();
     let text = answer.text().await.map_err(|error| error.to_string())?;

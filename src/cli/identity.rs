@@ -1,4 +1,4 @@
-//! `keswarden identity`: API keys and certificates, and the identities that KES knows clients by.
+//! `keswarden identity`: API keys, certificates and their identities.
 
 mod new;
 
@@ -22,8 +22,8 @@ use zeroize::Zeroizing;
 pub(super) struct Options {
     #[command(subcommand)]
     command: Option<Command>,
-    /// An API key or a PEM file: print the identity of the key or certificate, or the API key of a private key;
-    /// without it, a new API key
+    /// An API key or a PEM file: print the identity of the key or certificate, or the API key of a private
+    /// key; without it, a new API key
     key_or_file: Option<String>,
 }
 
@@ -53,13 +53,13 @@ enum Command {
     Ls(Listing),
 }
 
-/// PKCS#8 around an Ed25519 seed (RFC 8410): what stands between the version and the seed.
-const ED25519: &[u8] = &[0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+/// The bytes between version and seed in PKCS#8 of an Ed25519 key (RFC 8410).
+const ED25519_PKCS8_MIDDLE: &[u8] = &[0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 pub(super) fn main(options: Options) -> u8 {
     match (options.command, options.key_or_file) {
-        (None, None) => output::code_of(fresh()),
-        (None, Some(given)) => output::code_of(explain(&Zeroizing::new(given))),
+        (None, None) => output::code_of(print_new()),
+        (None, Some(given)) => output::code_of(print_counterpart(&Zeroizing::new(given))),
         (Some(Command::New(options)), _) => output::code_of(new::run(options)),
         (Some(Command::Of { key_or_file }), _) => output::code_of(
             identity_of(&key_or_file).and_then(|identity| output::print_bare(identity.as_str())),
@@ -71,14 +71,14 @@ pub(super) fn main(options: Options) -> u8 {
     }
 }
 
-/// A new API key: alone for a program, with its identity for a person.
-fn fresh() -> Outcome {
+/// Prints a new API key: alone for a program, with its identity for a person.
+fn print_new() -> Outcome {
     let key = ApiKey::generate();
-    if output::is_terminal() { tell(&key) } else { output::print(key.to_text().expose()) }
+    if output::is_terminal() { print_with_identity(&key) } else { output::print(key.to_text().expose()) }
 }
 
-/// An API key and its identity, for people.
-fn tell(key: &ApiKey) -> Outcome {
+/// Prints an API key and its identity for people.
+fn print_with_identity(key: &ApiKey) -> Outcome {
     let text = Zeroizing::new(format!(
         "Your API key:\n\n   {}\n\nIt is shown only now. Whoever has it is you: keep it secret.\n\n\
          Your identity:\n\n   {}\n\nThe identity is no secret. Policies name it, and servers know you by it.\n",
@@ -88,8 +88,8 @@ fn tell(key: &ApiKey) -> Outcome {
     output::print(&text)
 }
 
-/// What belongs to an API key or a PEM file.
-fn explain(given: &str) -> Outcome {
+/// Prints the identity of an API key or certificate, or the API key of a private key.
+fn print_counterpart(given: &str) -> Outcome {
     if let Ok(identity) = identity_of(given) {
         return output::print_bare(identity.as_str());
     }
@@ -109,7 +109,8 @@ fn identity_of(key_or_file: &str) -> Result<Identity, Failure> {
     Ok(certificate.identity)
 }
 
-/// The path of a file that is there. What is no such path may be a mistyped API key, so no error repeats it.
+/// The path of an existing file. Any other argument may be a mistyped API key, so no error repeats the
+/// argument.
 fn file(given: &str) -> Result<&Path, Failure> {
     let path = Path::new(given);
     match path.is_file() {
@@ -120,7 +121,7 @@ fn file(given: &str) -> Result<&Path, Failure> {
 
 /// The API key of a private key in PKCS#8 form, with or without its public key.
 fn api_key_text(pkcs8: &[u8]) -> Option<Zeroizing<String>> {
-    let seed = pkcs8.get(5..)?.strip_prefix(ED25519)?.get(..32)?;
+    let seed = pkcs8.get(5..)?.strip_prefix(ED25519_PKCS8_MIDDLE)?.get(..32)?;
     let bytes = Zeroizing::new([&[0][..], seed].concat());
     Some(Zeroizing::new(format!("kes:v1:{}", *Zeroizing::new(STANDARD.encode(&*bytes)))))
 }
@@ -148,7 +149,7 @@ fn rows(answer: &Value, identity: Option<String>) -> Vec<(&'static str, String)>
     let mut row = |label, value: Option<String>| rows.extend(value.map(|value| (label, value)));
     row("Identity", text("identity").or(identity));
     row("Created At", text("created_at").map(|at| output::date(&at)));
-    // KES nests a caller's own policy; what its clients read is a name, and the rules beside it.
+    // KES nests a caller's own policy. For other identities the policy is a name, with the rules beside it.
     let policy = &answer["policy"];
     row("Policy", policy.as_str().or_else(|| policy["name"].as_str()).map(str::to_owned));
     let is_admin = answer["admin"].as_bool().unwrap_or_default();

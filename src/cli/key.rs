@@ -81,7 +81,8 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Print a whole new key, HMAC key included, in the form in which KES and keswarden store it; asks no server
+    /// Print a whole new key, HMAC key included, in the form in which KES and keswarden store it; asks no
+    /// server
     New {
         /// Tell its fingerprint, for this name
         name: Option<String>,
@@ -94,9 +95,11 @@ enum Command {
     Restore(backup::RestoreOptions),
     /// Hold a backup against the key store, the pins and the drives; asks no server
     Verify(backup::VerifyOptions),
-    /// Put a key that the running agent or the sealed copy has, and the key store has lost, back into the store; asks no server
+    /// Put a key that the running agent or the sealed copy has, and the key store has lost, back into the
+    /// store; asks no server
     Rescue(rescue::Options),
-    /// Let a key that was replaced on purpose pass: forget the former one wherever it is remembered; asks no server
+    /// Let a key that was replaced on purpose pass: forget the former one wherever it is remembered; asks no
+    /// server
     Forget(forget::Options),
 }
 
@@ -105,7 +108,8 @@ struct Creation {
     /// Names of keys
     #[arg(required_unless_present = "first")]
     names: Vec<String>,
-    /// Make a tenant's first key in the key store of the settings, if nothing shows that there ever was one; asks no server
+    /// Make a tenant's first key in the key store of the settings, if nothing shows that there ever was one;
+    /// asks no server
     #[arg(long)]
     first: bool,
     /// With --first: do not ask the drives, which are new or never had encryption
@@ -127,28 +131,28 @@ struct Names {
     remote: Remote,
 }
 
-/// What `encrypt` answers.
+/// KES's answer to `encrypt`.
 #[derive(Deserialize, Serialize)]
-struct Sealed {
+struct EncryptAnswer {
     ciphertext: String,
 }
 
-/// What `decrypt` answers.
+/// KES's answer to `decrypt`.
 #[derive(Deserialize, Serialize)]
-struct Opened {
+struct DecryptAnswer {
     plaintext: Zeroizing<String>,
 }
 
-/// What `generate` answers.
+/// KES's answer to `generate`.
 #[derive(Deserialize, Serialize)]
-struct DataKey {
+struct GenerateAnswer {
     plaintext: Zeroizing<String>,
     ciphertext: String,
 }
 
-/// What `describe` answers.
+/// KES's answer to `describe`.
 #[derive(Deserialize, Serialize)]
-struct Described {
+struct KeyDescription {
     name: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     algorithm: String,
@@ -219,7 +223,7 @@ async fn import(client: Client, name: String, key: Zeroizing<String>) -> Outcome
 async fn info(client: Client, name: String, json: bool, color: Color) -> Outcome {
     let failed = |reason: String| format!("failed to describe key '{name}': {reason}");
     let answer = client.get(&client::path("key/describe", &name)).await.map_err(failed)?;
-    let key: Described = answer.json().map_err(failed)?;
+    let key: KeyDescription = answer.json().map_err(failed)?;
     if json {
         return output::print_json(&key);
     }
@@ -251,7 +255,7 @@ async fn encrypt(client: Client, name: String, message: OsString) -> Outcome {
     let body = Zeroizing::new(format!("{{\"plaintext\":\"{}\"}}", *plaintext));
     let path = client::path("key/encrypt", &name);
     let answer = client.call(Method::POST, &path, Some(body)).await.map_err(failed)?;
-    let sealed: Sealed = answer.json().map_err(failed)?;
+    let sealed: EncryptAnswer = answer.json().map_err(failed)?;
     match output::is_terminal() {
         true => output::print(&format!("ciphertext: {}\n", output::plain(&sealed.ciphertext))),
         false => output::print(&output::to_json(&sealed)?),
@@ -265,7 +269,7 @@ async fn decrypt(client: Client, name: String, ciphertext: String, context: Opti
     let body = format!("{{\"ciphertext\":\"{}\",\"context\":\"{}\"}}", *ciphertext, *context);
     let path = client::path("key/decrypt", &name);
     let answer = client.call(Method::POST, &path, Some(Zeroizing::new(body))).await.map_err(failed)?;
-    let opened: Opened = answer.json().map_err(failed)?;
+    let opened: DecryptAnswer = answer.json().map_err(failed)?;
     match output::is_terminal() {
         true => output::print(&format!("plaintext: {}\n", output::plain(&opened.plaintext))),
         false => output::print(&Zeroizing::new(output::to_json(&opened)?)),
@@ -278,7 +282,7 @@ async fn data_key(client: Client, name: String, context: Option<String>) -> Outc
     let body = Zeroizing::new(format!("{{\"context\":\"{}\"}}", *context));
     let path = client::path("key/generate", &name);
     let answer = client.call(Method::POST, &path, Some(body)).await.map_err(failed)?;
-    let made: DataKey = answer.json().map_err(failed)?;
+    let made: GenerateAnswer = answer.json().map_err(failed)?;
     if !output::is_terminal() {
         return output::print(&Zeroizing::new(output::to_json(&made)?));
     }
@@ -286,7 +290,7 @@ async fn data_key(client: Client, name: String, context: Option<String>) -> Outc
     output::print(&format!("plaintext:  {plaintext}\nciphertext: {ciphertext}\n"))
 }
 
-/// Base64 as Go reads it, written anew: what is sent is valid in JSON whatever was given.
+/// Base64 as Go reads base64, encoded anew, so that any input is valid in JSON.
 fn base64(what: &str, text: &str) -> Result<Zeroizing<String>, Failure> {
     let bytes = json::base64(text.as_bytes()).ok_or_else(|| format!("the {what} is not base64"))?;
     Ok(Zeroizing::new(STANDARD.encode(&*bytes)))
@@ -305,12 +309,15 @@ fn new(name: Option<String>) -> u8 {
     let text = key.to_text();
     if let Some(name) = name {
         eprintln!(
-            "the key store's own command for a tenant's first key is `keswarden key create --first {name}`: it looks whether there was one"
+            "the command for a tenant's first key is `keswarden key create --first {name}`, which checks that there never was one"
         );
-        eprintln!("what it seals opens with nothing else; its fingerprint is {}", key.key.fingerprint());
+        eprintln!(
+            "data that this key seals open with no other key; its fingerprint is {}",
+            key.key.fingerprint()
+        );
     }
     let mut out = std::io::stdout().lock();
-    // `bao kv put NAME=-` stores what it reads: no line end unless a person reads it.
+    // `bao kv put NAME=-` stores its input as it is, so a line end is printed on a terminal only.
     let end = if out.is_terminal() { "\n" } else { "" };
     match write!(out, "{}{end}", text.expose()).and_then(|()| out.flush()) {
         Ok(()) => exit::DONE,

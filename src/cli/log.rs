@@ -22,10 +22,10 @@ pub(super) struct Options {
     connection: Connection,
 }
 
-/// Longer than any record; a server that sends no line end must not fill the memory.
-const LONGEST: usize = 1 << 20;
-/// An identity is told by its first digits; the whole is in the JSON.
-const IDENTITY: usize = 16;
+/// Bound of a record, in bytes: a server that sends no line end must not fill the memory.
+const RECORD_MAX: usize = 1 << 20;
+/// Digits of an identity in the table. The JSON has all of them.
+const IDENTITY_DIGITS: usize = 16;
 
 pub(super) fn main(options: Options) -> u8 {
     let Options { audit: _, error, json, connection } = options;
@@ -52,7 +52,7 @@ async fn follow(client: Client, error: bool, json: bool) -> Outcome {
             let line: Vec<u8> = rest.drain(..=end).collect();
             show(&line[..end])?;
         }
-        if rest.len() > LONGEST {
+        if rest.len() > RECORD_MAX {
             return Err(Failure::Because(failed("a record is longer than 1 MiB".to_owned())));
         }
     }
@@ -62,15 +62,15 @@ async fn follow(client: Client, error: bool, json: bool) -> Outcome {
 const HEADER: [&str; 6] = ["Time", "Code", "Took", "IP", "Identity", "Path"];
 
 fn columns([time, code, took, ip, identity, path]: [&str; 6]) -> String {
-    format!("{time:<19}  {code:<4}  {took:>8}  {ip:<15}  {identity:<IDENTITY$}  {path}")
+    format!("{time:<19}  {code:<4}  {took:>8}  {ip:<15}  {identity:<IDENTITY_DIGITS$}  {path}")
 }
 
-/// A record in columns; what is no record is shown as it came.
+/// A record in columns. A line that is no record is shown as received.
 fn audit_line(line: &[u8]) -> String {
-    let Ok(record) = serde_json::from_slice::<Value>(line) else { return as_it_came(line) };
+    let Ok(record) = serde_json::from_slice::<Value>(line) else { return as_received(line) };
     let (request, response) = (&record["request"], &record["response"]);
     let text = |value: &Value| output::plain(value.as_str().unwrap_or_default());
-    let identity: String = text(&request["identity"]).chars().take(IDENTITY).collect();
+    let identity: String = text(&request["identity"]).chars().take(IDENTITY_DIGITS).collect();
     let took = response["time"].as_u64().map(|milliseconds| format!("{milliseconds}ms")).unwrap_or_default();
     let line = columns([
         &output::date(&text(&record["time"])),
@@ -87,11 +87,11 @@ fn error_line(line: &[u8]) -> String {
     let record: Option<Value> = serde_json::from_slice(line).ok();
     match record.as_ref().and_then(|record| record["message"].as_str()) {
         Some(message) => format!("{}\n", output::plain(message.trim_end())),
-        None => as_it_came(line),
+        None => as_received(line),
     }
 }
 
-fn as_it_came(line: &[u8]) -> String {
+fn as_received(line: &[u8]) -> String {
     match output::plain(&String::from_utf8_lossy(line)) {
         empty if empty.is_empty() => empty,
         line => format!("{line}\n"),

@@ -45,7 +45,7 @@ pub(super) struct Listing {
     remote: Remote,
 }
 
-/// What is listed.
+/// The kind of names to list.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Keys,
@@ -53,7 +53,7 @@ pub(super) enum Kind {
     Identities,
 }
 
-/// One page of names; which member is there depends on what is listed.
+/// One page of names: `identities` for identities, `names` for keys and policies.
 #[derive(Deserialize)]
 struct Page {
     #[serde(default)]
@@ -64,7 +64,7 @@ struct Page {
     continue_at: String,
 }
 
-/// `keswarden ls`
+/// Runs `keswarden ls`.
 pub(super) fn main(options: Options) -> u8 {
     let Options { prefix, identity, policy, api_key, server, json, connection } = options;
     let kind = match (identity, policy) {
@@ -76,23 +76,23 @@ pub(super) fn main(options: Options) -> u8 {
     client::with_given(&connection, given, |client| show(client, kind, prefix, json, Color::Auto))
 }
 
-/// `keswarden key ls` and its like.
+/// Runs `keswarden key ls`, `policy ls` or `identity ls`.
 pub(super) fn listing(kind: Kind, listing: Listing) -> u8 {
     let Listing { pattern, json, color, remote } = listing;
     client::with_client(&remote.connection, |client| show(client, kind, pattern, json, color))
 }
 
 async fn show(client: Client, kind: Kind, pattern: Option<String>, json: bool, color: Color) -> Outcome {
-    let pattern = asked(pattern.as_deref().unwrap_or_default());
+    let pattern = pattern_to_send(pattern.as_deref().unwrap_or_default());
     let names = names(&client, kind, pattern)
         .await
         .map_err(|reason| format!("failed to list {}: {reason}", kind.plural()))?;
     output::print_names(kind.header(), &names, json, color)
 }
 
-/// KES looks for keys whose name begins with the whole pattern, the `*` at its end included: so that it finds them,
-/// the `*` stays only where there is no valid pattern without it.
-fn asked(pattern: &str) -> String {
+/// The pattern to send. KES compares key names with the whole pattern, a `*` at the end included, and so
+/// finds none: the `*` stays only where the pattern is invalid without it.
+fn pattern_to_send(pattern: &str) -> String {
     match pattern.strip_suffix('*').unwrap_or(pattern) {
         "" => "*".to_owned(),
         prefix if prefix == "_" || prefix.ends_with('-') => format!("{prefix}*"),
@@ -100,7 +100,7 @@ fn asked(pattern: &str) -> String {
     }
 }
 
-/// Every page.
+/// The names of every page.
 async fn names(client: &Client, kind: Kind, pattern: String) -> Result<Vec<String>, String> {
     let mut all = Vec::new();
     let mut next = pattern;
@@ -116,7 +116,7 @@ async fn names(client: &Client, kind: Kind, pattern: String) -> Result<Vec<Strin
             return Ok(all);
         }
         next = page.continue_at;
-        // KES takes where to go on for a prefix, so that its second page is its last.
+        // KES takes the continuation for a prefix, so that its second page is its last.
         output::say(&format!(
             "Warning: the server lists in pages; names after '{}' may be missing\n",
             output::plain(&next)
@@ -167,7 +167,7 @@ mod tests {
             ("my-", "my-*"),
             ("_*", "_*"),
         ] {
-            assert_eq!(asked(pattern), sent, "{pattern}");
+            assert_eq!(pattern_to_send(pattern), sent, "{pattern}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `keswarden metric`: a server's metrics again and again, as a live table or as JSON lines.
+//! `keswarden metric`: a server's metrics at an interval, as a live table or as JSON lines.
 
 use super::{
     client::{self, Client, Connection},
@@ -50,9 +50,8 @@ async fn follow(client: Client, rate: Duration) -> Outcome {
     }
 }
 
-/// KES's own families of a Prometheus page: the sum of a family's series, or counts by bound in nanoseconds.
-///
-/// Counters by status code are absent from the page until there is something to count: they are 0 then.
+/// KES's own families of a Prometheus page: the sum of each family's series, or counts by bound in
+/// nanoseconds. Counters of requests that the page does not have yet are 0.
 fn parse(page: &str) -> Map<String, Value> {
     let histograms: HashSet<_> =
         page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();
@@ -78,7 +77,7 @@ fn parse(page: &str) -> Map<String, Value> {
     metrics
 }
 
-/// The name, the labels and the value of a line; a comment has no value that is a number.
+/// The name, the labels and the value of a line. Absent for a comment, whose value is no number.
 fn sample(line: &str) -> Option<(&str, &str, f64)> {
     let end = line.find(['{', ' '])?;
     let (name, rest) = line.split_at(end);
@@ -90,14 +89,14 @@ fn sample(line: &str) -> Option<(&str, &str, f64)> {
     Some((name, labels, value))
 }
 
-/// The upper bound of a bucket; none for the last, which has no bound.
+/// The upper bound of a bucket in nanoseconds. Absent for the last bucket, which has none.
 fn nanoseconds(labels: &str) -> Option<String> {
     let (_, rest) = labels.split_once("le=\"")?;
     let bound: f64 = rest.split('"').next()?.parse().ok()?;
     bound.is_finite().then(|| format!("{}", (bound * 1e9).round()))
 }
 
-/// Whole numbers without a fraction.
+/// A JSON number, without a fraction for whole numbers.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 9e15 { Value::from(value as i64) } else { Value::from(value) }
 }
@@ -147,7 +146,7 @@ fn rows(metrics: &Map<String, Value>, rate: f64) -> Vec<(&'static str, String)> 
     ]
 }
 
-/// The bound within which a share of all requests was answered; nothing when there were none.
+/// The bound within which a share of all requests was answered. Absent when there were no requests.
 fn within(metrics: &Map<String, Value>, share: f64) -> Option<String> {
     let counts = metrics.get(LATENCY)?.as_object()?.iter();
     let mut buckets: Vec<(u64, f64)> =

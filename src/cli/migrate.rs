@@ -1,7 +1,8 @@
-//! `keswarden migrate`: copies keys from one key store to another, and proves for each that nothing was lost.
+//! `keswarden migrate`: copies keys from one key store to another, and proves each copy.
 //!
-//! A key is done when what the source sealed, the target opens. A run that was cut short is run again: what is there
-//! already, and is the same key, is left alone; what is there and is another key is never overwritten without `--force`.
+//! A key is copied when the target's key opens what the source's key has sealed. A run that was cut short can
+//! be repeated: a key that the target has already stays, and another key of the name is never overwritten
+//! without `--force`.
 
 use super::block_on;
 use crate::{
@@ -57,16 +58,16 @@ pub(super) struct Options {
     pattern: String,
 }
 
-/// What is to be done about a key.
+/// The action for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
     Copy,
-    /// The same key is there.
+    /// The target has the same key.
     Done,
     Replace,
-    /// Another key is there, and stays.
+    /// The target has another key, which stays.
     Skip,
-    /// Another key is there: neither `--force` nor `--merge` says what to do.
+    /// The target has another key, and neither `--force` nor `--merge` is set.
     Conflict,
 }
 
@@ -78,6 +79,7 @@ struct Tally {
     failed: usize,
 }
 
+/// The exit code of any failure, as in KES.
 const FAILED: u8 = 1;
 
 pub(super) fn main(options: Options) -> u8 {
@@ -145,7 +147,7 @@ async fn open(path: &Path) -> Result<Opened, String> {
     Ok(opened)
 }
 
-/// Where one stands, for whoever watches.
+/// Shows the progress on a terminal.
 fn progress(options: &Options, number: usize, all: usize, name: &str) {
     if !options.dry_run && std::io::stderr().is_terminal() {
         eprint!("\r\u{1b}[K{}/{all} {name}", number + 1);
@@ -159,7 +161,7 @@ fn clear(options: &Options) {
     }
 }
 
-/// One key.
+/// The migration of one key.
 struct Job<'a> {
     source: &'a dyn KeyStore,
     target: &'a dyn KeyStore,
@@ -227,7 +229,7 @@ impl Job<'_> {
         })
     }
 
-    /// What the source's key sealed, the target's key opens.
+    /// Proves that the target's key opens what the source's key has sealed.
     async fn verify(&self, key: Option<&KeyVersion>) -> Result<(), String> {
         const CONTEXT: &[u8] = b"{\"keswarden\":\"migrate\"}";
         let Some(key) = key else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What the client commands print, for a person or for a program, and how they end.
+//! The output and exit codes of client commands, for people and for programs.
 
 use clap::ValueEnum;
 use std::{
@@ -8,13 +8,13 @@ use std::{
 
 /// Why a command failed.
 pub(super) enum Failure {
-    /// What follows `Error: `; never holds a secret.
+    /// The message after `Error: `; never has a secret in it.
     Because(String),
-    /// Nothing to be said: the person ended it, or nobody reads on.
+    /// No message: the person ended the command, or the output's reader is gone.
     Quiet,
 }
 
-/// How a command ended.
+/// The outcome of a command.
 pub(super) type Outcome = Result<(), Failure>;
 
 /// When to print in colour.
@@ -26,11 +26,12 @@ pub(super) enum Color {
     Always,
 }
 
-/// A command did not do what it was asked to.
+/// The exit code of a command that failed, as in KES.
 pub(super) const FAILED: u8 = 1;
-/// The usage was printed.
+/// The exit code after the usage was printed, as in KES.
 pub(super) const USAGE: u8 = 2;
 
+// Parameters of the terminal's SGR escape sequence.
 pub(super) const BOLD: &str = "1";
 pub(super) const RED: &str = "31";
 pub(super) const GREEN: &str = "32";
@@ -49,7 +50,7 @@ impl From<&str> for Failure {
     }
 }
 
-/// The exit code of an outcome, and its words on stderr.
+/// The exit code of an outcome, whose message is printed on stderr.
 pub(super) fn code_of(outcome: Outcome) -> u8 {
     match outcome {
         Ok(()) => crate::exit::DONE,
@@ -61,17 +62,17 @@ pub(super) fn code_of(outcome: Outcome) -> u8 {
     }
 }
 
-/// Text for people on stderr; that nobody may hear it changes nothing.
+/// Prints a text on stderr. A failure to print changes nothing.
 pub(super) fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Only stdout counts: a program may read it while a person looks at stderr.
+/// Whether stdout is a terminal. Stderr may be one while a program reads stdout.
 pub(super) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Text on stdout, as it is.
+/// Prints a text on stdout, unchanged.
 pub(super) fn print(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
@@ -80,7 +81,7 @@ pub(super) fn print(text: &str) -> Outcome {
     })
 }
 
-/// A value as one line of JSON.
+/// Prints a value as one line of JSON.
 pub(super) fn print_json(value: &impl serde::Serialize) -> Outcome {
     print(&format!("{}\n", to_json(value)?))
 }
@@ -90,12 +91,13 @@ pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> 
     serde_json::to_string(value).map_err(|_| Failure::from("the answer cannot be written as JSON"))
 }
 
-/// A text that a program reads as it is, and a person on a line of its own.
+/// Prints a text, with a line end on a terminal only.
 pub(super) fn print_bare(text: &str) -> Outcome {
     print(&format!("{text}{}", if is_terminal() { "\n" } else { "" }))
 }
 
-/// A header and names beneath it, and nothing when there are none; or one JSON array, `null` when there are none.
+/// Prints a header and the names, or nothing when there are none; as JSON one array, or `null` when there are
+/// none.
 pub(super) fn print_names(header: &str, names: &[String], json: bool, color: Color) -> Outcome {
     match (json, names) {
         (true, []) => print("null\n"),
@@ -118,12 +120,12 @@ pub(super) fn columns(rows: &[(&str, String)], color: Color) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// What a server sent, without what could steer a terminal.
+/// A server's text without control characters, which a terminal would obey.
 pub(super) fn plain(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).collect()
 }
 
-/// A time that a server sent (RFC 3339), to the second, in the zone it was sent in.
+/// A server's time (RFC 3339), to the second, in the time zone of the server's text.
 pub(super) fn date(sent: &str) -> String {
     sent.chars().take(19).map(|character| if character == 'T' { ' ' } else { character }).collect()
 }
@@ -153,7 +155,7 @@ pub(super) fn go_duration(text: &str) -> Result<Duration, String> {
 // === impl Color ===
 
 impl Color {
-    /// The text in a style, where there is colour.
+    /// The text in a style, where colour is on.
     pub(super) fn paint(self, style: &str, text: &str) -> String {
         let painted = match self {
             Self::Never => false,

@@ -1,4 +1,4 @@
-//! `keswarden key pin`: writes down what a key is, once somebody knows that it is the right one.
+//! `keswarden key pin`: pins the stored key, at the word of a person who knows that the key is the right one.
 
 use super::{SetUp, block_on, code_of, with_settings};
 use crate::{app, exit};

@@ -42,9 +42,9 @@ enum Command {
     Ls(Listing),
 }
 
-/// What `describe` answers.
+/// KES's answer to `describe`.
 #[derive(Deserialize, Serialize)]
-struct Described {
+struct PolicyDescription {
     name: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     created_at: String,
@@ -52,7 +52,7 @@ struct Described {
     created_by: String,
 }
 
-/// What `read` answers, and `show` prints: rules of a kind that there are none of are an empty object.
+/// KES's answer to `read`, which `show` prints. Absent rules are an empty object.
 #[derive(Deserialize, Serialize)]
 struct Policy {
     #[serde(default)]
@@ -79,7 +79,7 @@ pub(super) fn main(options: Options) -> u8 {
 
 async fn info(client: Client, name: String, json: bool, color: Color) -> Outcome {
     let answer = client.get(&client::path("policy/describe", &name)).await;
-    let policy: Described = answer
+    let policy: PolicyDescription = answer
         .and_then(|answer| answer.json())
         .map_err(|reason| format!("failed to describe policy '{name}': {reason}"))?;
     if json {

@@ -1,4 +1,5 @@
-//! `keswarden key rescue`: the last of a key may be in the running agent's memory, or in the sealed copy; this puts it back into the store.
+//! `keswarden key rescue`: puts a key that the running agent or the sealed copy has back into a key store
+//! that has lost the key.
 
 use super::{SetUp, block_on, code_of, with_settings};
 use crate::{app, control, exit};
@@ -69,8 +70,8 @@ fn rescue(options: &Options) -> io::Result<u8> {
         println!("{}", keys.replace("; ", "\n"));
         return Ok(exit::DONE);
     };
-    let told = keys.split("; ").find(|key| key.split(' ').next() == Some(name)).unwrap_or("not at hand");
-    let question = format!("The agent holds: {told}\nWrite it back into the key store, if nothing is there?");
+    let held = keys.split("; ").find(|key| key.split(' ').next() == Some(name)).unwrap_or("not at hand");
+    let question = format!("The agent holds: {held}\nWrite it back into the key store, if nothing is there?");
     if !options.yes && !is_confirmed(&question)? {
         eprintln!("keswarden: nothing was done");
         return Ok(exit::SETTINGS);

@@ -1,4 +1,5 @@
-//! `keswarden server`: KES's own server command, flag for flag, so that an image can be changed and nothing else.
+//! `keswarden server`: KES's own server command, flag for flag, so that only the image of a deployment must
+//! change.
 
 use super::{block_on, serve};
 use crate::{
@@ -46,7 +47,7 @@ pub(super) struct Options {
     auth: Option<String>,
 }
 
-/// KES ends with 1, whatever was wrong.
+/// The exit code of any failure, as in KES.
 const FAILED: u8 = 1;
 
 pub(super) fn main(options: Options) -> u8 {
@@ -90,11 +91,11 @@ fn start(mut settings: ServerSettings, deps: Deps, api_key: Option<&ApiKey>) -> 
         tracing::warn!("{warning}");
     }
     banner(&settings, api_key);
-    // Said whatever the log level is: `error: off` is no reason to end without a word.
+    // Printed at any log level: `error: off` must not hide why the server ended.
     let build = || app::build_server(settings, deps).inspect_err(|stopped| eprintln!("Error: {stopped}"));
     let code = block_on(serve(build, |_| {}, None));
     if code == 0 {
-        // A reader that has stopped reading is no reason not to end.
+        // On a thread of its own: a reader of stdout that has stopped must not delay the exit.
         if let Ok(out) = telemetry::Lines::to_stdout("goodbye") {
             let _ = out.send(b"\n=> Stopping server... Goodbye.\n".to_vec());
         }
@@ -102,7 +103,7 @@ fn start(mut settings: ServerSettings, deps: Deps, api_key: Option<&ApiKey>) -> 
     code.min(FAILED)
 }
 
-/// What is started, on standard output: for people; KES's own layout is nothing that anybody reads by program.
+/// Prints what is started on standard output, for people. No known program reads KES's layout.
 fn banner(settings: &ServerSettings, api_key: Option<&ApiKey>) {
     let admin = match settings.first.policies.admin.as_str() {
         hash if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => hash,
@@ -118,7 +119,7 @@ fn banner(settings: &ServerSettings, api_key: Option<&ApiKey>) {
     println!("{:<12}error=stderr audit=stdout", "Logs");
 }
 
-/// Keys in memory, a fresh certificate, and a fresh API key that may do everything.
+/// Runs the development mode: keys in memory, a fresh certificate, and a fresh API key of the admin.
 fn dev(inputs: Inputs, address: Option<&str>) -> u8 {
     let api_key = ApiKey::generate();
     let dir = match prepare(&api_key, address) {
@@ -129,9 +130,9 @@ fn dev(inputs: Inputs, address: Option<&str>) -> u8 {
         }
     };
     let deps = Deps { store: Some(Arc::new(MemoryStore::new())), clock: None };
-    let code = match server::load(inputs, dir.join(FILE), address) {
+    let code = match server::load(inputs, dir.join(CONFIG_FILE), address) {
         Ok(mut settings) => {
-            // What is gone at the end is not remembered.
+            // Keys that end with the process are not remembered.
             settings.own.memory.dirs.clear();
             start(settings, deps, Some(&api_key))
         }
@@ -141,9 +142,10 @@ fn dev(inputs: Inputs, address: Option<&str>) -> u8 {
     code
 }
 
-const FILE: &str = "server-config.yaml";
+/// The configuration file's name in the directory of the development mode.
+const CONFIG_FILE: &str = "server-config.yaml";
 
-/// A directory with a certificate and a configuration, for as long as the server lives.
+/// Makes a directory with a certificate and a configuration, for the life of the server.
 fn prepare(api_key: &ApiKey, address: Option<&str>) -> io::Result<PathBuf> {
     let mut name = [0; 8];
     crate::secret::fill_random(&mut name);
@@ -154,7 +156,7 @@ fn prepare(api_key: &ApiKey, address: Option<&str>) -> io::Result<PathBuf> {
     let names: Vec<_> = host.iter().map(ToString::to_string).collect();
     let now = crate::clock::unix(crate::clock::Clock::system().wall()) as i64;
     RunDir::new(dir.clone(), &names).ensure(now).map_err(io::Error::other)?;
-    fs::write(dir.join(FILE), configuration(&dir, api_key))?;
+    fs::write(dir.join(CONFIG_FILE), configuration(&dir, api_key))?;
     Ok(dir)
 }
 

@@ -1,4 +1,4 @@
-//! `keswarden status`: what a server says of itself, and of its API.
+//! `keswarden status`: the status and the API of a server.
 
 use super::{
     client::{self, Client, Connection},
@@ -27,7 +27,7 @@ pub(super) struct Options {
     connection: Connection,
 }
 
-/// What is shown, and how.
+/// The parts to show, and their form.
 struct Wanted {
     short: bool,
     api: bool,
@@ -76,7 +76,7 @@ async fn routes(client: &Client) -> Result<Vec<Value>, String> {
     Ok(routes)
 }
 
-/// KES leaves out what is zero.
+/// Whether a value is zero or empty: KES leaves such members out.
 fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -93,7 +93,7 @@ fn is_store_down(status: &Map<String, Value>) -> bool {
         .any(|name| status.get(*name).and_then(Value::as_bool).unwrap_or_default())
 }
 
-/// The server, with a green dot when its key store is there.
+/// The line of the server, with a green dot while its key store can be reached.
 fn head(server: &str, status: &Map<String, Value>, color: Color) -> String {
     let dot = color.paint(if is_store_down(status) { RED } else { GREEN }, "●");
     format!("{dot} {}\n", color.paint(BOLD, server))

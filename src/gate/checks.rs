@@ -207,7 +207,7 @@ impl Checks<'_> {
             Ok((seen, None)) => (Ok(seen), Duration::ZERO),
             Ok((seen, Some(client))) => {
                 let left = bound.saturating_sub(kes_took).max(ATTEMPT_MIN);
-                let agree = within(left, Cause::KesUnreachable, "KES", self.agree(writer, &client));
+                let agree = within(left, Cause::KesUnreachable, "KES", self.same_keys(writer, &client));
                 let (agreed, took) = self.timed(agree).await;
                 (agreed.map(|more| seen + &more), took)
             }
@@ -296,8 +296,8 @@ impl Checks<'_> {
         if let Ok(Some(samples)) = &samples {
             self.read_named(samples, writer, &mut keys_read).await.map_err(|finding| vec![finding])?;
         }
-        let drives = self.tried(&samples, &keys_read);
-        self.judged(writer, keys_read, drives).await
+        let drives = self.try_on_evidence(&samples, &keys_read);
+        self.judge_all(writer, keys_read, drives).await
     }
 
     async fn key(&self, name: &Name, writer: &KeyringWriter) -> Result<Arc<Held>, Finding> {
@@ -349,7 +349,11 @@ impl Checks<'_> {
     }
 
     /// KES and the key store have the same keys: each opens what the other seals.
-    async fn agree(&self, writer: &KeyringWriter, client: &kes_client::Client) -> Result<String, Finding> {
+    async fn same_keys(
+        &self,
+        writer: &KeyringWriter,
+        client: &kes_client::Client,
+    ) -> Result<String, Finding> {
         let mut agreed = 0;
         for name in &self.settings.keys {
             let Some(held) = writer.held(name) else { continue };

@@ -26,7 +26,7 @@ pub(super) const DRIVES_WAIT_MAX: Duration = Duration::from_secs(30);
 
 impl Checks<'_> {
     /// Judges every key that was read, and holds those that pass.
-    pub(super) async fn judged(
+    pub(super) async fn judge_all(
         &self,
         writer: &KeyringWriter,
         keys_read: ReadKeys,
@@ -34,7 +34,7 @@ impl Checks<'_> {
     ) -> Result<PassedKeys, Vec<Finding>> {
         let (mut wrong, mut passed, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         let mut notes = drives.notes.clone();
-        for (name, held, mut statements) in asked(&self.deps.memory.witnesses, keys_read).await {
+        for (name, held, mut statements) in ask_witnesses(&self.deps.memory.witnesses, keys_read).await {
             statements.extend(drives.statement(&name));
             match self.judge(&name, &held, &statements).await {
                 Ok(_) if self.waits_for_drives(&name, &held, &statements) => {
@@ -53,7 +53,7 @@ impl Checks<'_> {
         }
         for (name, held, statements) in passed {
             if self.is_demanded(&name) {
-                seen.extend(about(&name, &held));
+                seen.extend(described(&name, &held));
             }
             notes.extend(known::passes_unasked(&name, &statements));
             self.passed.lock().unwrap_or_else(PoisonError::into_inner).push((
@@ -96,7 +96,7 @@ impl Checks<'_> {
         held: &Held,
         statements: &[Statement],
     ) -> Result<Option<Finding>, Finding> {
-        let note = self.is_no_other(name, held, statements).await?;
+        let note = self.check_no_other(name, held, statements).await?;
         let fingerprint = &held.fingerprint;
         if self.deps.memory.mode() == Mode::Require
             && self.is_demanded(name)
@@ -112,7 +112,7 @@ impl Checks<'_> {
 
     /// No witness knows another key of the name. A warning when the drives were sealed with two keys, and
     /// another witness knows this one as the right one.
-    pub(super) async fn is_no_other(
+    pub(super) async fn check_no_other(
         &self,
         name: &Name,
         held: &Held,
@@ -159,7 +159,7 @@ impl Checks<'_> {
 
 /// The statements of every witness on each of these keys. Many keys are asked about at once, so that a
 /// witness that hangs delays all of them together.
-pub(super) async fn asked(witnesses: &Witnesses, keys_read: ReadKeys) -> Vec<Witnessed> {
+pub(super) async fn ask_witnesses(witnesses: &Witnesses, keys_read: ReadKeys) -> Vec<Witnessed> {
     let each = stream::iter(keys_read).map(|(name, held)| async move {
         let statements = witnesses.ask(&name).await;
         (name, held, statements)
@@ -173,7 +173,7 @@ pub(super) async fn asked(witnesses: &Witnesses, keys_read: ReadKeys) -> Vec<Wit
 fn waiting_for_drives(name: &Name, statements: &[Statement]) -> Option<Finding> {
     let finding = known::passes_unasked(name, statements)?;
     let seen = format!(
-        "no witness knows the key '{name}', and the drives may know the key: the gate waits for them, for {} at most: {}",
+        "nobody knows the key '{name}', and the drives may: they are waited for, {} at the most: {}",
         clock::human(DRIVES_WAIT_MAX),
         known::not_asked(statements).unwrap_or_default()
     );
@@ -194,7 +194,7 @@ fn mixed(name: &Name, held: &Held, drives: &[Statement]) -> Finding {
 }
 
 /// A key that passed, in words.
-fn about(name: &Name, held: &Held) -> Vec<String> {
+fn described(name: &Name, held: &Held) -> Vec<String> {
     let mut seen = vec![format!("'{name}', fingerprint {}", held.fingerprint)];
     if !held.version.key.has_hmac() {
         seen.push(format!(

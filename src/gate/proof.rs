@@ -99,14 +99,14 @@ impl Checks<'_> {
         drives.under_way = None;
         let samples = ended.map_err(|_| unreadable("looking at the drives ended unexpectedly".to_owned()))?;
         let samples = samples.map_err(|error| unreadable(format!("KESWARDEN_DRIVES: {error}")))?;
-        self.are_readable(&samples)?;
+        self.check_readable(&samples)?;
         let samples = Arc::new(samples);
         drives.sampled = Some((self.deps.clock.now(), samples.clone()));
         Ok(Some(samples))
     }
 
     /// Fails when no drive can be read. Single failed drives are logged: MinIO runs without them as well.
-    fn are_readable(&self, samples: &Samples) -> Result<(), Finding> {
+    fn check_readable(&self, samples: &Samples) -> Result<(), Finding> {
         let failed: Vec<_> = samples
             .drives
             .iter()
@@ -161,7 +161,11 @@ impl Checks<'_> {
                 self.log_error_once(&finding, &format!("the drives name the key '{name}'"));
                 Ok(None)
             }
-            Err(error) => Err(error.into_finding(|| unreadable(format!("the key '{name}' exists by turns")))),
+            Err(error) => Err(error.into_finding(|| {
+                unreadable(format!(
+                    "successive answers contradict each other on whether there is a key '{name}'"
+                ))
+            })),
         }
     }
 
@@ -173,7 +177,7 @@ impl Checks<'_> {
     }
 
     /// Tries every key that was read on the evidence of the drives.
-    pub(super) fn tried(
+    pub(super) fn try_on_evidence(
         &self,
         samples: &Result<Option<Arc<Samples>>, Finding>,
         keys_read: &ReadKeys,
@@ -190,12 +194,14 @@ impl Checks<'_> {
             Some(held) if held.version.key.open(ciphertext, context).is_ok() => Opened::Yes,
             Some(_) => Opened::No,
         });
-        self.weighed(samples, &findings, |key| keys_read.get(key).map(|held| held.fingerprint.clone()))
+        self.drive_statements(samples, &findings, |key| {
+            keys_read.get(key).map(|held| held.fingerprint.clone())
+        })
     }
 
     /// Turns findings of the drives into a statement for each key, and warnings. `fingerprint` gives the
     /// fingerprint of a key that was tried, where known.
-    pub(super) fn weighed(
+    pub(super) fn drive_statements(
         &self,
         samples: &Samples,
         findings: &[evidence::Finding],

@@ -48,8 +48,8 @@ impl Checks<'_> {
         });
         let (mut says, mut proven) = (Vec::new(), Vec::new());
         if let Some(samples) = &samples {
-            let findings = self.opened_by(client, samples).await?;
-            let tried = self.weighed(samples, &findings, |_| None);
+            let findings = self.try_at_kes(client, samples).await?;
+            let tried = self.drive_statements(samples, &findings, |_| None);
             for finding in &findings {
                 match finding.verdict {
                     Verdict::NoneOpen | Verdict::Mixed => return Err(tried.refutes(finding)),
@@ -71,7 +71,11 @@ impl Checks<'_> {
     }
 
     /// Tries the keys of KES on the evidence of the drives.
-    async fn opened_by(&self, client: &Client, samples: &Samples) -> Result<Vec<evidence::Finding>, Finding> {
+    async fn try_at_kes(
+        &self,
+        client: &Client,
+        samples: &Samples,
+    ) -> Result<Vec<evidence::Finding>, Finding> {
         let mut opened = HashMap::new();
         for (key, records) in &samples.keys {
             let Ok(name) = Name::parse(key) else { continue };
@@ -167,7 +171,7 @@ impl Checks<'_> {
 /// KES opens the canary to the plaintext that it was made with.
 async fn open_canary(name: &Name, text: &Secret, client: &Client) -> Result<(), Finding> {
     let broken =
-        || Cause::PinConflict.seen(format!("what is kept as the canary of the key '{name}' is none"));
+        || Cause::PinConflict.seen(format!("the text kept as the canary of the key '{name}' is no canary"));
     let canary: Canary = serde_json::from_str(text.expose().trim()).map_err(|_| broken())?;
     if !(1..=VERSION).contains(&canary.canary) {
         return Err(broken().fix("run the version that wrote it, or a later one"));

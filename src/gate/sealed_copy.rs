@@ -3,7 +3,7 @@
 
 use super::{
     checks::{Checks, PassedKeys, ReadKeys},
-    judged::asked,
+    judged::ask_witnesses,
 };
 use crate::{
     cause::{Cause, Finding},
@@ -58,13 +58,13 @@ impl Checks<'_> {
                 return Err(Cause::KeyMissing.seen(format!("the sealed copy has no key '{name}'")));
             }
         }
-        let mut drives = self.tried(&self.samples().await, &keys_read);
+        let mut drives = self.try_on_evidence(&self.samples().await, &keys_read);
         // The copy is no witness for itself.
         let others = self.deps.memory.witnesses.without(Kind::Copy);
         let mut passed = Vec::new();
-        for (name, held, mut statements) in asked(&others, keys_read).await {
+        for (name, held, mut statements) in ask_witnesses(&others, keys_read).await {
             statements.extend(drives.statement(&name));
-            match self.is_no_other(&name, &held, &statements).await {
+            match self.check_no_other(&name, &held, &statements).await {
                 Ok(note) => drives.notes.extend(note),
                 Err(finding) if self.is_demanded(&name) => return Err(finding),
                 Err(finding) => {

@@ -192,8 +192,8 @@ impl Worker {
             Err(error) => {
                 return Err(error.into_finding(|| {
                     Cause::KeyReplaced
-                        .seen(format!("{place} refused to take the key '{name}': something is stored under its name after all"))
-                        .fix("look what it is, and run the rescue again: nothing was overwritten")
+                        .seen(format!("{place} refused the key '{name}': another process has stored a text under its name meanwhile"))
+                        .fix("nothing was overwritten; find out what is stored now, and run the rescue again")
                 }));
             }
         }

@@ -205,7 +205,7 @@ impl Files {
             known_key: u32,
         }
         let text = files::read(path, FILE_MAX).map_err(|error| self.failed(path, &error))?;
-        let none = || self.unusable(&format_args!("{} is none of its files", path.display()));
+        let none = || self.unusable(&format_args!("{} is no entry of a key", path.display()));
         let form: Form = serde_json::from_slice(&text).map_err(|_| none())?;
         if !(1..=VERSION).contains(&form.known_key) {
             let newer = form.known_key;
@@ -216,10 +216,10 @@ impl Files {
         // The name of a file has a digest of the entry: an entry with a flipped bit is refused.
         match path.file_name() == Some(file_of(&entry).as_ref()) {
             true => Ok(entry),
-            false => {
-                Err(self
-                    .unusable(&format_args!("{} is not what was written: it has changed", path.display())))
-            }
+            false => Err(self.unusable(&format_args!(
+                "{} is damaged: the entry does not match the file's name",
+                path.display()
+            ))),
         }
     }
 

@@ -57,7 +57,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(8);
 // === impl Witnesses ===
 
 impl Witnesses {
-    /// A set of witnesses, asked in this order.
+    /// A set of witnesses.
     pub fn new(witnesses: Vec<Arc<dyn Witness>>) -> Self {
         Self(witnesses)
     }
@@ -93,7 +93,7 @@ impl Witnesses {
     /// Has each place remember a key that the place does not know by these statements. Returns the failures,
     /// which stop no use of the key.
     pub async fn remember(&self, name: &Name, fingerprint: &str, statements: &[Statement]) -> Vec<Finding> {
-        // A state directory is told even of a key that it knows: it updates `last_seen`.
+        // A state directory remembers even a known key again, and updates `last_seen`.
         let knows = |witness: &&Arc<dyn Witness>| {
             let is_its = |one: &&Statement| one.kind == witness.kind() && one.place == witness.place();
             witness.kind() != Kind::Ledger

@@ -1,4 +1,4 @@
-//! Who we are to a server: an API key, or a certificate and its key.
+//! The client's own identity towards a server: an API key, or a certificate and its key.
 
 use super::first_set;
 use crate::{
@@ -16,7 +16,7 @@ const API_KEY: &[&str] = &["MINIO_KES_API_KEY", "KES_API_KEY", "MINIO_KMS_KES_AP
 const KEY_FILE: &[&str] = &["MINIO_KES_KEY_FILE", "KES_CLIENT_KEY", "MINIO_KES_CLIENT_KEY"];
 const CERT_FILE: &[&str] = &["MINIO_KES_CERT_FILE", "KES_CLIENT_CERT", "MINIO_KES_CLIENT_CERT"];
 
-/// The certificate and key that say who we are.
+/// The client's certificate and key: of the given API key, or as the environment says.
 pub(super) fn pair(given: Option<Secret>) -> Result<Pair, Failure> {
     if let Some(key) = given {
         return of_api_key(&key);
@@ -45,7 +45,7 @@ fn of_api_key(text: &Secret) -> Result<Pair, Failure> {
     Ok(Pair { chain: vec![certificate], key })
 }
 
-/// The private key of a PEM file; asks for its password when it is under one.
+/// The private key of a PEM file. Asks for the password when the key is encrypted.
 pub(in crate::cli) fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Failure> {
     let text = std::fs::read_to_string(file)
         .map(Zeroizing::new)

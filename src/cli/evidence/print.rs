@@ -1,15 +1,15 @@
-//! What `keswarden evidence` prints: tables for people, one JSON object for programs.
+//! The output of `keswarden evidence`: tables for people, one JSON object for programs.
 
 use crate::evidence::{BucketCount, Census, Count, Finding, Scheme, State, Verdict};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-/// What is to be printed.
+/// A report to print.
 pub(super) struct Report<'a> {
     pub(super) census: &'a Census,
     pub(super) findings: &'a [Finding],
-    /// With the buckets.
+    /// The buckets are printed as well.
     pub(super) all: bool,
 }
 
@@ -86,7 +86,7 @@ fn row(finding: &Finding) -> [String; 8] {
         false => "not tried".to_owned(),
     };
     [
-        // A drive may hold anything, and a terminal obeys some of it.
+        // Escaped, since a name on a drive may have control characters.
         finding.key.escape_default().to_string(),
         schemes(&finding.schemes).join("+"),
         finding.records.to_string(),
@@ -137,7 +137,7 @@ fn schemes(schemes: &BTreeSet<Scheme>) -> Vec<String> {
     schemes.iter().map(Scheme::to_string).collect()
 }
 
-/// To the second, as RFC 3339 has it.
+/// A time in nanoseconds since 1970, as RFC 3339 to the second.
 fn time(nanoseconds: i64) -> String {
     let time = Timestamp::from_second(nanoseconds.div_euclid(1_000_000_000));
     time.map_or_else(|_| "?".to_owned(), |time| time.to_string())

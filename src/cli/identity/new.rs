@@ -65,7 +65,7 @@ pub(super) fn run(options: Options) -> Outcome {
         files::write(key_file, 0o600, private.as_bytes()).map_err(|error| error.to_string())?;
         files::write(certificate_file, 0o644, certificate.as_bytes()).map_err(|error| error.to_string())?;
     }
-    super::tell(&key)?;
+    super::print_with_identity(&key)?;
     match (&options.key, &options.cert) {
         (Some(key), Some(certificate)) => output::print(&format!(
             "\nThe private key is in {}, the certificate in {}.\n",
@@ -109,7 +109,7 @@ fn validity(expiry: Duration) -> Result<(OffsetDateTime, OffsetDateTime), Failur
     Ok((at(now)?, at(end)?))
 }
 
-/// The private key as PEM, under a password where one is asked for.
+/// The private key as PEM, encrypted under a password when `encrypt` is set.
 fn private_key(key: &ApiKey, encrypt: bool) -> Result<Zeroizing<String>, Failure> {
     let der = pkcs8(key);
     if !encrypt {

@@ -45,7 +45,7 @@ impl VaultStore {
         if answer.status != 200 {
             return Ok(vec![
                 Cause::RightsBeyondNeed
-                    .seen("what else the login may do is not known: the policy does not let it ask")
+                    .seen("the further rights of the login are unknown: the policy does not let the login ask for them")
                     .fix("add to the policy: path \"sys/capabilities-self\" { capabilities = [\"update\"] }"),
             ]);
         }
@@ -63,7 +63,7 @@ impl VaultStore {
                 .collect();
             if !too_many.is_empty() {
                 notes.push(Cause::RightsBeyondNeed.seen(format!(
-                    "the login may `{}` {path}, and keys are lost that way",
+                    "the login may `{}` {path}, by which keys can be lost",
                     too_many.join(", ")
                 )));
             }

@@ -1,4 +1,4 @@
-//! `-k`: whoever answers is the server. Its signatures are checked all the same: TLS itself must be sound.
+//! TLS for `-k`: any server certificate is accepted. TLS signatures are still verified.
 
 use crate::tls::{self, Pair};
 use rustls::{
@@ -9,22 +9,23 @@ use rustls::{
 };
 use std::sync::Arc;
 
+/// A verifier that accepts any certificate.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-/// A client that takes any server for the right one.
+/// The settings of a TLS client that accepts any server certificate.
 pub(super) fn config(own: Pair) -> Result<ClientConfig, tls::Error> {
     let provider = tls::provider();
     ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(tls::Error::Unusable)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_client_auth_cert(own.chain, own.key)
         .map_err(tls::Error::Unusable)
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _leaf: &CertificateDer<'_>,
