@@ -12,8 +12,10 @@ use std::{
 
 /// For how long a file may be in the making: an older one was left behind by a process that was killed.
 const MAKING_MAX: Duration = Duration::from_secs(60);
-/// Hexadecimal digits in the name of a file in the making, `STEM.DIGITS.new`.
-const DIGITS: usize = 8;
+/// Hexadecimal digits in the name of a file in the making, `.FILE.DIGITS`.
+const DIGITS: usize = 16;
+/// Digits in the names that earlier versions gave, `STEM.DIGITS.new`.
+const FORMER_DIGITS: usize = 8;
 
 /// Writes a file in the place of the former one, and has it and its folder on the disk.
 ///
@@ -60,7 +62,8 @@ fn put(
     place: impl FnOnce(&Path, &Path) -> io::Result<()>,
 ) -> io::Result<()> {
     // Two processes may write the same file: each makes its own, and the last one counts.
-    let made = path.with_extension(format!("{}.new", secret::hex(&secret::random::<{ DIGITS / 2 }>())));
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let made = path.with_file_name(format!(".{file}.{}", secret::hex(&secret::random::<{ DIGITS / 2 }>())));
     let placed = make(&made, mode, bytes, durable).and_then(|()| place(&made, path));
     // After a rename it is gone.
     let _ = fs::remove_file(&made);
@@ -95,10 +98,15 @@ pub fn sweep(folder: &Path) -> bool {
     in_the_making.is_empty()
 }
 
+/// `.FILE.DIGITS`, or `STEM.DIGITS.new` as earlier versions had it.
 fn is_in_the_making(path: &Path) -> bool {
-    let digits = path.file_stem().and_then(|stem| Path::new(stem).extension()?.to_str());
-    path.extension().is_some_and(|extension| extension == "new")
-        && digits.is_some_and(|hex| hex.len() == DIGITS && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    let Some(file) = path.file_name().and_then(|file| file.to_str()) else { return false };
+    let is_hex =
+        |text: &str, digits: usize| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hidden = file.strip_prefix('.').and_then(|rest| rest.rsplit_once('.'));
+    let former = file.strip_suffix(".new").and_then(|rest| rest.rsplit_once('.'));
+    hidden.is_some_and(|(of, tail)| !of.is_empty() && is_hex(tail, DIGITS))
+        || former.is_some_and(|(of, tail)| !of.is_empty() && is_hex(tail, FORMER_DIGITS))
 }
 
 fn is_left_behind(path: &Path) -> bool {

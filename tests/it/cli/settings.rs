@@ -25,7 +25,7 @@ fn each_wrong_setting_is_named_with_its_value_and_the_reason() {
         ("KESWARDEN_ADDR", "nonsense", "KESWARDEN_ADDR=\"nonsense\" invalid socket address"),
         ("KESWARDEN_GATE_TIMEOUT", "5", "is no duration"),
         ("KESWARDEN_VERIFY_INTERVAL", "0s", "must be longer than nothing"),
-        ("KESWARDEN_KEY_CREATE", "always", "is neither never nor if-new"),
+        ("KESWARDEN_KEY_CREATE", "always", "is none of never, if-new"),
         ("KESWARDEN_KEY_NAME", "my.key", "contains invalid characters"),
         ("KESWARDEN_TLS_NAMES", "a b", "is neither a DNS name nor an IP address"),
         ("KESWARDEN_IDENTITIES", "abc", "is no identity"),

@@ -109,7 +109,7 @@ fn a_changed_entry_stops_nobody() {
     fs::write(&entry, fs::read_to_string(&entry).unwrap().replace(&right, &changed)).unwrap();
     let output = tenant.agent.output(&["init"]);
     succeeded("init", &output);
-    assert!(everything_of(&output).contains("it has changed"), "{}", everything_of(&output));
+    assert!(everything_of(&output).contains("is damaged"), "{}", everything_of(&output));
     tenant.forget_run_dir();
     tenant.remove_key();
     tenant.makes_none("an entry that cannot be read may know the name");
