@@ -234,7 +234,7 @@ fn four_pods_that_make_the_first_key_at_once() {
     settings.push(("KESWARDEN_KEY_CREATE", "if-new".to_owned()));
     let mut refused = 0;
     // The first round is on an empty mount, the others beside the keys of other tenants; until two have written at the same time.
-    for round in 1..=12 {
+    for round in 1..=40 {
         let prefix = format!("minio/tenant-{round}");
         settings.push(("KESWARDEN_VAULT_KV_PREFIX", prefix.clone()));
         let mut pods: Vec<_> = (1..=4).map(|pod| Agent::new(&format!("pod {pod}"), &settings)).collect();
@@ -242,7 +242,7 @@ fn four_pods_that_make_the_first_key_at_once() {
         proxy.set(Wire::Ended);
         pods.iter_mut().for_each(Agent::run);
         pods.iter_mut().for_each(|pod| pod.process().says(SOON, "vault_unreachable: "));
-        proxy.set(Wire::Drip(Duration::from_micros(400)));
+        proxy.set(Wire::Drip(Duration::from_micros(600)));
         pods.iter_mut().for_each(Agent::ready);
         let clients: Vec<_> = pods.iter().map(Client::of).collect();
         for sealing in &clients {
