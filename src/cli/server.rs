@@ -24,7 +24,7 @@ use std::{
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// The address of the server (default [::]:7373, which is all interfaces, IPv4 and IPv6)
+    /// The address of the server (default `[::]:7373`, which is all interfaces, IPv4 and IPv6)
     #[arg(long, value_name = "IP:PORT")]
     addr: Option<String>,
     /// The server's configuration file

@@ -25,18 +25,18 @@ pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     put(path, mode, bytes, true, |made, path| fs::rename(made, path))
 }
 
-/// As [`write`], for what is made anew when it is not whole: nobody waits for the disk.
+/// As [`write()`], for what is made anew when it is not whole: nobody waits for the disk.
 ///
 /// # Errors
-/// As for [`write`].
+/// As for [`write()`].
 pub fn write_lightly(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     put(path, mode, bytes, false, |made, path| fs::rename(made, path))
 }
 
-/// As [`write`], where no file is yet.
+/// As [`write()`], where no file is yet.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] when a file is there, which stays as it is; otherwise as for [`write`].
+/// [`io::ErrorKind::AlreadyExists`] when a file is there, which stays as it is; otherwise as for [`write()`].
 pub fn create(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     put(path, mode, bytes, true, |made, path| fs::hard_link(made, path))
 }
