@@ -266,7 +266,7 @@ async fn serve(
         Some(log) => with_termination_log(result, log),
         None => result,
     };
-    // From here on a SIGHUP reloads files, and no longer ends the process.
+    // A SIGHUP ends no process from here on: a `server` reads its file again, and a login that Vault refused may be tried again.
     let listening = Signals::listen().and_then(|signals| Ok((signals, Hangups::listen()?)));
     let (mut signals, _hangups) = match listening {
         Ok(listening) => listening,

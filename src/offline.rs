@@ -224,8 +224,7 @@ impl SealedCopy {
             .map_err(|_| self.unusable("it is too large"))?;
         let bytes = [FIRST_LINE, &head, &sealed].concat();
         std::fs::create_dir_all(&self.config.dir).map_err(|error| self.unusable(error))?;
-        files::write(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))?;
-        files::belongs_to_its_folder(&self.path());
+        files::write_for_owner(&self.path(), 0o600, &bytes).map_err(|error| self.unusable(error))?;
         Ok(())
     }
 

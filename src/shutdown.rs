@@ -133,7 +133,7 @@ impl Signals {
     }
 }
 
-/// The signal SIGHUP, which asks for a reload.
+/// The signal SIGHUP: a `server` reads its file again, and every process may send credentials again that Vault refused.
 pub struct Hangups(tokio::signal::unix::Signal);
 
 // === impl Hangups ===

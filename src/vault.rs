@@ -141,6 +141,11 @@ impl Client {
         &self.config.address
     }
 
+    /// The time by this process's clock.
+    pub fn now(&self) -> jiff::Timestamp {
+        self.clock.timestamp()
+    }
+
     /// The first of the addresses: what a command takes.
     pub fn first_address(&self) -> &str {
         self.config.addresses.first().map_or(&self.config.address, String::as_str)

@@ -70,11 +70,15 @@ pub(super) fn of_agent(reader: &mut Reader, run_dir: &Path, config: Option<PathB
     // A command beside a `server` must not write into what the agents of this machine share by default.
     let beside_server =
         theirs.is_some() && named.is_none() && !reader.environment().contains_key("KESWARDEN_RUN_DIR");
+    let mut neighbours = server_dir.as_deref().map(neighbours).unwrap_or_default();
     let dirs = match beside_server {
-        true => theirs.into_iter().collect(),
+        true => {
+            // An agent with this file may have been here before: its directories are asked, and not written to.
+            neighbours.extend(parallel().into_iter().chain([part]).map(|dir| dir.path));
+            theirs.into_iter().collect()
+        }
         false => named.or_else(parallel).into_iter().chain([part]).chain(theirs).collect(),
     };
-    let neighbours = server_dir.as_deref().map(neighbours).unwrap_or_default();
     MemorySettings { server_dir, neighbours, ..settings(reader, dirs, config) }
 }
 

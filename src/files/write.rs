@@ -17,12 +17,23 @@ const DIGITS: usize = 16;
 /// Digits in the names that earlier versions gave, `STEM.DIGITS.new`.
 const FORMER_DIGITS: usize = 8;
 
-/// Writes a file in the place of the former one, and has it and its folder on the disk.
+/// How a file comes to its place, and whose it is.
+#[derive(Clone, Copy)]
+struct Making {
+    /// The file and its name are on the disk when the call returns.
+    durable: bool,
+    /// The file belongs to the owner of its folder, whoever makes it.
+    for_owner: bool,
+    /// A file that is there already stays.
+    only_new: bool,
+}
+
+/// Writes a file in the place of the former one, and has it on the disk.
 ///
 /// # Errors
 /// When any step fails; the former file stays then.
 pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    put(path, mode, bytes, true, |made, path| fs::rename(made, path))
+    put(path, mode, bytes, Making { durable: true, for_owner: false, only_new: false })
 }
 
 /// As [`write()`], for what is made anew when it is not whole: nobody waits for the disk.
@@ -30,17 +41,30 @@ pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// As for [`write()`].
 pub fn write_lightly(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    put(path, mode, bytes, false, |made, path| fs::rename(made, path))
+    put(path, mode, bytes, Making { durable: false, for_owner: false, only_new: false })
 }
 
-/// As [`write()`], where no file is yet.
+/// As [`write()`], for a file that the owner of its folder must be able to read, though root writes it.
+///
+/// # Errors
+/// As for [`write()`].
+pub fn write_for_owner(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    put(path, mode, bytes, Making { durable: true, for_owner: true, only_new: false })
+}
+
+/// As [`write_for_owner`], where no file is yet.
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] when a file is there, which stays as it is; otherwise as for [`write()`].
-pub fn create(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    put(path, mode, bytes, true, |made, path| fs::hard_link(made, path))
+pub fn create_for_owner(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    put(path, mode, bytes, Making { durable: true, for_owner: true, only_new: true })
 }
 
+/// Writes a file where none is yet, on any file system: one without hard links, such as a memory stick's, may show a part of the file
+/// meanwhile.
+///
+/// # Errors
+/// As for [`create_for_owner`]; nothing is left behind.
 /// As [`create`], on any file system: one without hard links, such as a memory stick's, may show a part of the file meanwhile.
 ///
 /// # Errors
@@ -54,32 +78,43 @@ pub fn create_anywhere(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-fn put(
-    path: &Path,
-    mode: u32,
-    bytes: &[u8],
-    durable: bool,
-    place: impl FnOnce(&Path, &Path) -> io::Result<()>,
-) -> io::Result<()> {
+fn put(path: &Path, mode: u32, bytes: &[u8], making: Making) -> io::Result<()> {
     // Two processes may write the same file: each makes its own, and the last one counts.
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let made = path.with_file_name(format!(".{file}.{}", secret::hex(&secret::random::<{ DIGITS / 2 }>())));
-    let placed = make(&made, mode, bytes, durable).and_then(|()| place(&made, path));
+    let placed = make(&made, mode, bytes, making).and_then(|()| match making.only_new {
+        true => fs::hard_link(&made, path),
+        false => fs::rename(&made, path),
+    });
     // After a rename it is gone.
     let _ = fs::remove_file(&made);
     placed?;
-    if durable { sync_folder(path) } else { Ok(()) }
+    if !making.durable {
+        return Ok(());
+    }
+    match sync_folder(path) {
+        // Some file systems sync no folders, and some folders cannot be opened: the file is whole all the same.
+        Err(error) if !making.only_new && is_unsupported(&error) => Ok(()),
+        synced => synced,
+    }
 }
 
-fn make(path: &Path, mode: u32, bytes: &[u8], durable: bool) -> io::Result<()> {
+fn is_unsupported(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported)
+}
+
+fn make(path: &Path, mode: u32, bytes: &[u8], making: Making) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     // Whatever the umask is: some files are for others to read. Some file systems know no modes.
     let _ = file.set_permissions(Permissions::from_mode(mode));
     file.write_all(bytes)?;
-    if durable {
+    if making.durable {
         file.sync_all()?;
     }
-    belongs_to_its_folder(path);
+    if making.for_owner {
+        belongs_to_its_folder(path, &file);
+    }
     Ok(())
 }
 

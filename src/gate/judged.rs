@@ -204,7 +204,8 @@ fn described(name: &Name, held: &Held) -> Vec<String> {
     seen
 }
 
-/// Whether the drives prove the key.
+/// Whether the drives prove the key. Drives that another key of the name has sealed as well prove neither.
 fn is_proven(statements: &[Statement], fingerprint: &str) -> bool {
-    statements.iter().any(|one| one.kind == known::Kind::Drives && one.knows(fingerprint))
+    let proves = |one: &Statement| one.knows(fingerprint) && one.known().len() == 1;
+    statements.iter().any(|one| one.kind == known::Kind::Drives && proves(one))
 }

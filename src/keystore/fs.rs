@@ -115,6 +115,10 @@ impl Dir {
                     )),
                 ));
             }
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                let seen = format!("the key file {} is no key: {error}", path.display());
+                return Err(Error::Failed(Cause::KeyMalformed.seen(seen)));
+            }
             Err(error) => return Err(self.failed(&format!("reading the key '{name}'"), &error)),
         };
         let text = std::str::from_utf8(&bytes).map_err(|_| {
@@ -227,7 +231,7 @@ impl KeyStore for FsStore {
     async fn create(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let (name, text) = (name.clone(), Secret::new(text.expose().to_owned()));
         let create = move |dir: &Dir| {
-            match dir.write(&name, &text, files::create) {
+            match dir.write(&name, &text, files::create_for_owner) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::Exists),
                 Err(error) => return Err(dir.failed(&format!("creating the key '{name}'"), &error)),
                 Ok(()) => {}
@@ -240,7 +244,7 @@ impl KeyStore for FsStore {
     async fn replace(&self, name: &Name, text: &Secret) -> Result<(), Error> {
         let (name, text) = (name.clone(), Secret::new(text.expose().to_owned()));
         let replace = move |dir: &Dir| {
-            dir.write(&name, &text, files::write)
+            dir.write(&name, &text, files::write_for_owner)
                 .map_err(|error| dir.failed(&format!("replacing the key '{name}'"), &error))
         };
         self.call("replacing a key", replace).await

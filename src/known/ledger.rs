@@ -269,7 +269,7 @@ impl Files {
 
     fn put(&self, path: &Path, text: &[u8]) -> io::Result<()> {
         files::make_private(&self.dir)?;
-        files::write(path, 0o600, text)
+        files::write_for_owner(path, 0o600, text)
     }
 
     fn remove(&self, name: &Name, fingerprint: &str, which: impl Fn(&Entry) -> bool) -> Result<(), Finding> {

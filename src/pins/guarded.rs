@@ -99,7 +99,12 @@ impl KeyStore for Guarded {
         // An import may bring back the key that the witnesses know.
         if judge(Asked::Key(&fingerprint), &statements) != Verdict::Same {
             let absent = |cause: Cause| cause.seen(format!("the key '{name}' was to be made"));
-            match judge(Asked::Creation { on_request: true }, &statements) {
+            let verdict = judge(Asked::Creation { on_request: true }, &statements);
+            // The key has come back meanwhile, or another pod was faster.
+            if !matches!(verdict, Verdict::First) && self.store.get(name).await.is_ok() {
+                return Err(Error::Exists);
+            }
+            match verdict {
                 Verdict::Unsure(silent) => {
                     let absent = absent(Cause::MemoryUnusable);
                     return Err(Error::Failed(known::unsure(name, absent, &silent, &self.commands)));

@@ -1,4 +1,5 @@
-//! How we log in: a token, an AppRole or a Kubernetes service account, from the environment or from files.
+//! Ways to log in: a token, an AppRole (plain or wrapped), a Kubernetes service account, a JWT, a client certificate; from the environment or
+//! from files.
 
 use super::{Config, verdict::Answer};
 use crate::{

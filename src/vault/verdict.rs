@@ -279,7 +279,7 @@ fn policy_missing(path: &str, seen: String) -> Finding {
     ))
 }
 
-/// A login that was not granted. Nothing in it is final: see vault-facts on lockout and TokenReview.
+/// A login that was not granted. No answer is final: a lockout and a failed token review look like wrong credentials, and pass.
 pub(super) fn of_login(config: &Config, method: &str, asked: &Asked<'_>, answer: &Answer) -> Finding {
     let Asked { what, path } = asked;
     let seen = format!("{what} at Vault {} ({path}) answered {}", config.address, answer.words());

@@ -12,8 +12,16 @@ use crate::{
 };
 use serde_json::{Value, json};
 
-/// Bound of the versions of a key that are saved.
-const VERSIONS_MAX: usize = 16;
+/// Bound of the versions that are read, the newest first, to find the missing key among them.
+const VERSIONS_READ_MAX: usize = 8;
+
+/// The versions of a key that are not destroyed, ascending.
+#[derive(Default)]
+struct Kept {
+    all: Vec<u64>,
+    /// Those that are soft-deleted: they can be saved once they are undeleted.
+    deleted: Vec<u64>,
+}
 
 impl VaultStore {
     /// The command, and the keys of later versions. Version 1 counts, and a later version may be the missing
@@ -40,44 +48,77 @@ impl VaultStore {
             );
             return SetAside { command, others: Vec::new() };
         }
-        // Without the right to read the history, only version 1 is known to exist.
-        let versions = self.live_versions(name).await.unwrap_or_else(|| vec![1]);
-        let file = |version: u64| match version {
-            1 => format!("{name}.set-aside"),
-            later => format!("{name}.set-aside.{later}"),
+        let Some(Kept { all, deleted }) = self.kept_versions(name).await else {
+            // Without the right to read the history nobody knows here what the removal would take along.
+            let command = format!(
+                "save every version that `bao kv metadata get {at} {place}` lists (`bao kv get {at} -version=N -format=json {place}`), and \
+                 then `bao kv metadata delete {at} {place}`"
+            );
+            return SetAside { command, others: Vec::new() };
         };
-        let (mut saves, mut others) = (String::new(), Vec::new());
-        for version in versions {
-            let (text, file) = (self.text_of(name, version).await, file(version));
-            let what = what(text.is_some());
-            saves.push_str(&format!("bao kv get {at} -version={version} {what} {place} > {file} && "));
-            if let (2.., Some(text)) = (version, text)
+        let (mut with_field, mut others) = (Vec::new(), Vec::new());
+        for version in all.iter().rev().take(VERSIONS_READ_MAX) {
+            let Some(text) = self.text_of(name, *version).await else { continue };
+            with_field.push(*version);
+            if *version > 1
                 && let Ok(Usable { fingerprint, .. }) = Usable::read(name, &text, "in a later version")
             {
                 let put_back = format!(
-                    "put version {version} back as the first one: `bao kv put {at} -cas=0 {place} {name}=@{file}`"
+                    "put version {version} back as the first one: `bao kv put {at} -cas=0 {place} {name}=@{name}.set-aside.{version}`"
                 );
                 others.push(SetAsideKey { fingerprint, put_back });
             }
         }
-        let command = format!("`(umask 077; set -C; {saves}bao kv metadata delete {at} {place})`");
+        let whole: Vec<_> = all.iter().copied().filter(|version| !with_field.contains(version)).collect();
+        let list = |versions: &[u64], separator: &str| {
+            let numbers: Vec<_> = versions.iter().map(u64::to_string).collect();
+            numbers.join(separator)
+        };
+        let undelete = match deleted.as_slice() {
+            [] => String::new(),
+            deleted => format!("bao kv undelete {at} -versions={} {place} && ", list(deleted, ",")),
+        };
+        let save = |versions: &[u64], what: String| match versions {
+            [] => String::new(),
+            versions => format!(
+                "for v in {}; do bao kv get {at} -version=$v {what} {place} > {name}.set-aside.$v || exit 1; done && ",
+                list(versions, " ")
+            ),
+        };
+        let command = format!(
+            "`(umask 077; set -C; {undelete}{}{}bao kv metadata delete {at} {place})`",
+            save(&with_field, what(true)),
+            save(&whole, what(false))
+        );
         SetAside { command, others }
     }
 
-    /// The numbers of the versions that can be read, ascending. Absent without the right to read the history.
-    async fn live_versions(&self, name: &Name) -> Option<Vec<u64>> {
+    /// The versions that are not destroyed. Absent without the right to read the history.
+    async fn kept_versions(&self, name: &Name) -> Option<Kept> {
         let path = self.path("metadata", name.as_str());
         let asked = Asked { what: "looking for the key's versions", path: &path };
         let answer = self.client.get(&asked, None).await.ok().filter(|answer| answer.status == 200)?;
         let metadata: Value = answer.json()?;
-        let is_live =
-            |version: &Value| version["destroyed"] != json!(true) && version["deletion_time"] == json!("");
-        let versions = metadata.pointer("/data/versions")?.as_object()?.iter();
-        let live = versions.filter(|(_, version)| is_live(version));
-        let mut live: Vec<u64> = live.filter_map(|(number, _)| number.parse().ok()).collect();
-        live.sort_unstable();
-        live.truncate(VERSIONS_MAX);
-        Some(live)
+        let now = self.client.now();
+        let mut kept = Kept::default();
+        for (number, version) in
+            metadata.pointer("/data/versions").and_then(Value::as_object).into_iter().flatten()
+        {
+            let Ok(number) = number.parse() else { continue };
+            if version["destroyed"] == json!(true) {
+                continue;
+            }
+            kept.all.push(number);
+            // A time to come is that of `delete_version_after`: the version can be read until then.
+            let deleted = version["deletion_time"].as_str().filter(|time| !time.is_empty());
+            let is_past = |time: &str| time.parse::<jiff::Timestamp>().map_or(true, |time| time <= now);
+            if deleted.is_some_and(is_past) {
+                kept.deleted.push(number);
+            }
+        }
+        kept.all.sort_unstable();
+        kept.deleted.sort_unstable();
+        Some(kept)
     }
 
     /// The text in one version, unwrapped. Absent when the version has no text in the key's field.

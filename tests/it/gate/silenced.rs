@@ -251,6 +251,8 @@ fn what_is_left_of_a_key_is_set_aside_and_the_key_comes_back_by_what_is_printed(
         "another field",
         "pushed down",
         "replaced, and the right one written after it",
+        "replaced, each version with an end",
+        "replaced, and a later one deleted",
     ] {
         println!("{case}");
         let prefix = case.split([' ', ',']).collect::<Vec<_>>().join("-");
@@ -290,7 +292,15 @@ fn what_is_left_of_a_key_is_set_aside_and_the_key_comes_back_by_what_is_printed(
                 bao.ok(&["write", "kv/config", "max_versions=100"], "");
             }
             "destroyed" => {}
+            "replaced, and a later one deleted" => {
+                put(&place, &key_text(), "0");
+                put(&place, &WRITTEN.key, "1");
+                bao.ok(&["kv", "delete", "-mount=kv", "-versions=2", &place], "");
+            }
             _ => {
+                if case.ends_with("an end") {
+                    bao.ok(&["kv", "metadata", "put", "-mount=kv", "-delete-version-after=1h", &place], "");
+                }
                 put(&place, &key_text(), "0");
                 put(&place, &WRITTEN.key, "1");
                 fs::remove_dir_all(dir.path().join("copy")).unwrap();
@@ -303,11 +313,15 @@ fn what_is_left_of_a_key_is_set_aside_and_the_key_comes_back_by_what_is_printed(
         let aside = &line[line.rfind("set aside what is").unwrap()..];
         paste(&agent, &bao, between(aside, "`", "`, then"), dir.path());
         let back = match case {
-            "replaced, and the right one written after it" => {
+            "replaced, and the right one written after it" | "replaced, each version with an end" => {
                 between(aside, "put version 2 back as the first one: `", "`")
             }
             _ => between(aside, "sealed copy, which has it: `", "`"),
         };
+        if case == "replaced, and a later one deleted" {
+            let saved = fs::read_to_string(dir.path().join(format!("{KEY}.set-aside.2"))).unwrap();
+            assert!(saved.contains(&WRITTEN.key), "a version that can be undeleted is not lost");
+        }
         paste(&agent, &bao, back, dir.path());
         agent.ready();
         let stored = bao.ok(&["kv", "get", "-mount=kv", &format!("-field={KEY}"), &place], "");
