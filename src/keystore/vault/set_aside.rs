@@ -11,9 +11,12 @@ use crate::{
     vault::verdict::Asked,
 };
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Bound of the versions that are read, the newest first, to find the missing key among them.
 const VERSIONS_READ_MAX: usize = 8;
+/// Bound of the look at the versions: a finding must not wait for a slow Vault.
+const LOOK_MAX: Duration = Duration::from_secs(3);
 
 /// The versions of a key that are not destroyed, ascending.
 #[derive(Default)]
@@ -48,8 +51,9 @@ impl VaultStore {
             );
             return SetAside { command, others: Vec::new() };
         }
-        let Some(Kept { all, deleted }) = self.kept_versions(name).await else {
-            // Without the right to read the history nobody knows here what the removal would take along.
+        let looked = tokio::time::timeout(LOOK_MAX, self.look_at_versions(name)).await;
+        let Some((Kept { all, deleted }, texts)) = looked.ok().flatten() else {
+            // Without the history nobody knows here what the removal would take along.
             let command = format!(
                 "save every version that `bao kv metadata get {at} {place}` lists (`bao kv get {at} -version=N -format=json {place}`), and \
                  then `bao kv metadata delete {at} {place}`"
@@ -57,10 +61,9 @@ impl VaultStore {
             return SetAside { command, others: Vec::new() };
         };
         let (mut with_field, mut others) = (Vec::new(), Vec::new());
-        for version in all.iter().rev().take(VERSIONS_READ_MAX) {
-            let Some(text) = self.text_of(name, *version).await else { continue };
-            with_field.push(*version);
-            if *version > 1
+        for (version, text) in texts {
+            with_field.push(version);
+            if version > 1
                 && let Ok(Usable { fingerprint, .. }) = Usable::read(name, &text, "in a later version")
             {
                 let put_back = format!(
@@ -93,6 +96,16 @@ impl VaultStore {
         SetAside { command, others }
     }
 
+    /// The versions that are not destroyed, and the texts of the newest. Absent without the right to read the history.
+    async fn look_at_versions(&self, name: &Name) -> Option<(Kept, Vec<(u64, Secret)>)> {
+        let kept = self.kept_versions(name).await?;
+        let mut texts = Vec::new();
+        for version in kept.all.iter().rev().take(VERSIONS_READ_MAX) {
+            texts.extend(self.text_of(name, *version).await.map(|text| (*version, text)));
+        }
+        Some((kept, texts))
+    }
+
     /// The versions that are not destroyed. Absent without the right to read the history.
     async fn kept_versions(&self, name: &Name) -> Option<Kept> {
         let path = self.path("metadata", name.as_str());
@@ -101,9 +114,7 @@ impl VaultStore {
         let metadata: Value = answer.json()?;
         let now = self.client.now();
         let mut kept = Kept::default();
-        for (number, version) in
-            metadata.pointer("/data/versions").and_then(Value::as_object).into_iter().flatten()
-        {
+        for (number, version) in metadata.pointer("/data/versions")?.as_object()? {
             let Ok(number) = number.parse() else { continue };
             if version["destroyed"] == json!(true) {
                 continue;
