@@ -65,10 +65,6 @@ pub fn create_for_owner(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> 
 ///
 /// # Errors
 /// As for [`create_for_owner`]; nothing is left behind.
-/// As [`create`], on any file system: one without hard links, such as a memory stick's, may show a part of the file meanwhile.
-///
-/// # Errors
-/// As for [`create`]; nothing is left behind.
 pub fn create_anywhere(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path));
