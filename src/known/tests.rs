@@ -1,6 +1,11 @@
 //! Tests of the table of `judge`, cell by cell, and of the findings.
 
 use super::*;
+use crate::{
+    cause::Cause,
+    names::Name,
+    store::{SetAside, SetAsideKey},
+};
 
 const A: &str = "aaaa-1111";
 const B: &str = "bbbb-2222";
